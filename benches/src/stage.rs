@@ -1,0 +1,155 @@
+//! Topics for the runs: made before, filled where a run consumes, removed after.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use mq::{Client, GroupName, GroupSettings, Start, TopicName, TopicSpec};
+
+use crate::child;
+use crate::spec::{Backend, Mode, Side, Spec};
+
+/// Kafka's partitions; elsewhere the layout of a topic without key order.
+const PARTITIONS: u32 = 4;
+/// An append-only file larger than this is rewritten between runs, so that it is not within one.
+const AOF: u64 = 64 << 20;
+static NUMBER: AtomicUsize = AtomicUsize::new(0);
+
+/// A broker.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    backend: Backend,
+    url: String,
+    client: Client,
+}
+
+/// A topic with messages that every run may read from the start, as a group of its own.
+#[derive(Debug)]
+pub(crate) struct Filled {
+    topic: String,
+    count: usize,
+}
+
+impl Stage {
+    /// Connects.
+    pub(crate) async fn open(backend: Backend, url: &str) -> Result<Self> {
+        Ok(Self { backend, url: url.to_owned(), client: mq::connect(url).await? })
+    }
+
+    /// Returns a run without a topic.
+    pub(crate) fn spec(&self, side: Side, mode: Mode, bytes: usize, within: Duration) -> Spec {
+        let (url, backend) = (self.url.clone(), self.backend);
+        let (topic, group) = (String::new(), name("group"));
+        Spec { side, backend, mode, bytes, warm_up: 0, count: 0, within, url, topic, group }
+    }
+
+    /// Does a run on a fresh topic.
+    pub(crate) async fn run(&self, mut spec: Spec) -> Result<crate::meter::Report> {
+        spec.topic = self.declare(&spec.group).await?;
+        let report = async {
+            if spec.mode == Mode::Consume {
+                self.fill(&spec, spec.warm_up + spec.count).await?;
+            }
+            child::start(spec.clone()).await
+        };
+        let report = report.await;
+        self.remove(&spec.topic).await?;
+        report
+    }
+
+    /// Does a run that consumes from a log, which reading leaves as it was: the topic is filled once,
+    /// and each run reads the same bytes as a group of its own.
+    pub(crate) async fn run_on(
+        &self,
+        filled: &mut Option<Filled>,
+        mut spec: Spec,
+    ) -> Result<crate::meter::Report> {
+        let needed = spec.warm_up + spec.count;
+        if let Some(short) = filled.take_if(|filled| filled.count < needed) {
+            self.remove(&short.topic).await?;
+        }
+        if filled.is_none() {
+            let count = needed + needed / 4;
+            spec.topic = self.declare_topic().await?;
+            self.fill(&spec, count).await?;
+            *filled = Some(Filled { topic: spec.topic.clone(), count });
+        }
+        let topic = filled.as_ref().context("no topic")?.topic.clone();
+        self.declare_group(&topic, &spec.group, Start::Earliest).await?;
+        spec.topic = topic;
+        child::start(spec).await
+    }
+
+    /// Removes a filled topic.
+    pub(crate) async fn clear(&self, filled: Option<Filled>) -> Result<()> {
+        match filled {
+            Some(filled) => self.remove(&filled.topic).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn declare(&self, group: &str) -> Result<String> {
+        let topic = self.declare_topic().await?;
+        self.declare_group(&topic, group, Start::Latest).await?;
+        Ok(topic)
+    }
+
+    async fn declare_topic(&self) -> Result<String> {
+        let topic = TopicName::new(name(self.backend.name()))?;
+        let spec = match self.backend {
+            Backend::Kafka => TopicSpec::default().partitions(PARTITIONS),
+            Backend::Rabbitmq | Backend::Redis => TopicSpec::default(),
+        };
+        self.client.admin().ensure_topic(&topic, &spec).await?;
+        Ok(topic.to_string())
+    }
+
+    async fn declare_group(&self, topic: &str, group: &str, start: Start) -> Result<()> {
+        let (topic, group) = (TopicName::new(topic)?, GroupName::new(group)?);
+        let settings = GroupSettings::default().start(start);
+        Ok(self.client.admin().ensure_group(&topic, &group, &settings).await?)
+    }
+
+    /// Puts messages in, with the native client: what `mq` reads is written by another.
+    async fn fill(&self, spec: &Spec, count: usize) -> Result<()> {
+        let fill = Spec { side: Side::Raw, mode: Mode::Publish, warm_up: 0, count, ..spec.clone() };
+        child::start(fill).await.context("filling the topic").map(|_| ())
+    }
+
+    async fn remove(&self, topic: &str) -> Result<()> {
+        self.client.admin().delete_topic(&TopicName::new(topic)?).await?;
+        if self.backend == Backend::Redis {
+            self.quiet_redis().await?;
+        }
+        Ok(())
+    }
+
+    /// Has Redis rewrite its file while nothing is measured.
+    async fn quiet_redis(&self) -> Result<()> {
+        let mut connection =
+            redis::Client::open(self.url.as_str())?.get_multiplexed_async_connection().await?;
+        let start = Instant::now();
+        let mut asked = false;
+        while start.elapsed() < Duration::from_secs(30) {
+            let info: redis::InfoDict =
+                redis::cmd("INFO").arg("persistence").query_async(&mut connection).await?;
+            let rewriting = info.get::<u8>("aof_rewrite_in_progress") == Some(1);
+            let large = info.get::<u64>("aof_current_size").is_some_and(|size| size > AOF);
+            if !rewriting && (!large || asked) {
+                break;
+            }
+            if !rewriting {
+                let _: redis::Value = redis::cmd("BGREWRITEAOF").query_async(&mut connection).await?;
+                asked = true;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Returns a name that nobody had.
+fn name(what: &str) -> String {
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    format!("bench-{what}-{:x}-{number}", std::process::id() as u64 ^ (fastrand::u64(..) >> 24))
+}

@@ -1,0 +1,77 @@
+//! The backends of this workspace, each with its broker.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::harness::{BrokerHarness, Harness, MemoryHarness};
+use super::manifest::manifest;
+use super::runner::Options;
+use crate::brokers::{self, Broker, BrokerKind};
+
+/// The bounds within which the backends give a dead process's messages back, with the settings used here.
+const BOUNDS: [(BrokerKind, &str, &str, Duration); 3] = [
+    (BrokerKind::Kafka, "kafka", "session_timeout=6s", Duration::from_secs(12)),
+    (BrokerKind::RabbitMq, "rabbitmq", "", Duration::from_secs(2)),
+    (BrokerKind::Redis, "redis-stream", "session_timeout=3s", Duration::from_secs(6)),
+];
+
+/// The conformance program of this workspace: see [`main`](super::main).
+///
+/// Starts only the brokers that the filters ask for; without a container engine it fails. Unless told
+/// otherwise it writes `conformance.json` into cargo's target folder.
+///
+/// # Errors
+/// What failed.
+pub fn run_all_backends(mut options: Options) -> Result<()> {
+    if options.json.is_none() {
+        options.json = target_folder().map(|target| target.join("conformance.json"));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(super::main(options, async |filters| harnesses(filters).await))
+}
+
+/// The folder that cargo builds into, which holds this program.
+fn target_folder() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    program.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists()).map(PathBuf::from)
+}
+
+/// Returns whether any row of these backends is selected by `filters`; all are by none.
+#[must_use]
+pub fn selects(filters: &[String]) -> bool {
+    let names = || std::iter::once("memory").chain(BOUNDS.iter().map(|(_, name, ..)| *name));
+    let selected = |name: String| filters.iter().any(|filter| name.contains(filter));
+    filters.is_empty()
+        || manifest().iter().any(|case| names().any(|name| selected(format!("{name}::{}", case.id))))
+}
+
+async fn harnesses(filters: &[String]) -> Result<Vec<Arc<dyn Harness>>> {
+    let names: Vec<&str> =
+        std::iter::once("memory").chain(BOUNDS.iter().map(|(_, name, ..)| *name)).collect();
+    let named = |name: &str| filters.iter().any(|filter| filter.starts_with(name));
+    let all = !names.iter().any(|name| named(name));
+    let mut harnesses: Vec<Arc<dyn Harness>> = Vec::new();
+    if all || named("memory") {
+        harnesses.push(Arc::new(MemoryHarness::default()));
+    }
+    for (kind, name, keys, bound) in BOUNDS {
+        if all || named(name) {
+            harnesses.push(Arc::new(harness(kind, name, keys, bound).await?));
+        }
+    }
+    Ok(harnesses)
+}
+
+async fn harness(kind: BrokerKind, name: &'static str, keys: &str, bound: Duration) -> Result<BrokerHarness> {
+    let broker: Broker = match kind {
+        BrokerKind::Kafka => brokers::kafka().await,
+        BrokerKind::RabbitMq => brokers::rabbitmq().await,
+        BrokerKind::Redis => brokers::redis().await,
+    }
+    .with_context(|| format!("start {name}"))?;
+    let url = if keys.is_empty() { broker.url().to_owned() } else { format!("{}?{keys}", broker.url()) };
+    Ok(BrokerHarness::new(name, url, bound).may_hurt(Arc::new(broker)))
+}

@@ -1,0 +1,152 @@
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Result, ensure};
+use mq::{GroupName, GroupSettings, Message, Timestamp};
+
+use crate::suite::context::{Context, body, drain, one, send_with, take};
+use crate::suite::manifest::Verdict;
+
+fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+/// How early a delivery may seem to be: the client's clock and the broker's are the same here, but
+/// both count whole milliseconds.
+const EARLY: u64 = 2;
+
+pub(crate) async fn never_early_never_late(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let publisher = context.publisher(&topic).await?;
+    let delays = [1u64, 100, 400, 900, 1500, 3000];
+    let base = now();
+    let sent = send_with(&publisher, "d", delays.len() * 5, |number, message| {
+        message.deliver_at(base.plus(Duration::from_millis(500 + delays[number % delays.len()])))
+    })
+    .await?;
+    let mut seen = Vec::new();
+    while seen.len() < sent.len() {
+        let delivery = one(&subscriber).await?;
+        let number: usize = body(&delivery)[1..].parse()?;
+        let due = 500 + delays[number % delays.len()];
+        let at = now().since(base).as_millis() as u64;
+        ensure!(at + EARLY >= due, "due after {due} ms, came after {at}");
+        ensure!(at <= due + 1000, "due after {due} ms, came after {at}");
+        seen.push(body(&delivery));
+        delivery.ack().await?;
+    }
+    seen.sort();
+    ensure!(seen == sent, "{seen:?}");
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn long_blocks_no_short(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let publisher = context.publisher(&topic).await?;
+    publisher.send(Message::new("hour").deliver_at(now().plus(Duration::from_secs(3600)))).await?;
+    publisher.send(Message::new("minute").deliver_at(now().plus(Duration::from_secs(60)))).await?;
+    let begun = now();
+    publisher.send(Message::new("soon").deliver_at(begun.plus(Duration::from_millis(300)))).await?;
+    publisher.send(Message::new("now")).await?;
+    ensure!(drain(&subscriber, 2).await? == ["now", "soon"], "a long delay came first");
+    let took = now().since(begun);
+    ensure!(took < Duration::from_secs(3), "it took {took:?}");
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn survives_its_publisher(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    context.admin().ensure_topic(&topic, &mq::TopicSpec::default()).await?;
+    context.admin().ensure_group(&topic, &GroupName::new("g")?, &GroupSettings::default()).await?;
+    let client = context.harness.client().await?;
+    let due = now().plus(Duration::from_millis(2500));
+    client.publisher(&topic).await?.send(Message::new("m").deliver_at(due)).await?;
+    client.close(Duration::from_secs(10)).await?;
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let delivery = one(&subscriber).await?;
+    ensure!(now().as_millis() + EARLY >= due.as_millis(), "early");
+    delivery.ack().await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn retry_survives_its_consumer(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let first = context.subscribe(&topic, "g").await?;
+    context.publisher(&topic).await?.send(Message::new("m")).await?;
+    let due = now().plus(Duration::from_millis(2000));
+    one(&first).await?.retry(Duration::from_millis(2000)).await?;
+    first.close(Duration::from_secs(10)).await?;
+    let second = context.harness.client().await?.subscriber(&topic, "g").open().await?;
+    let delivery = one(&second).await?;
+    ensure!(now().as_millis() + EARLY >= due.as_millis(), "early");
+    ensure!(delivery.attempt() == 2, "{delivery:?}");
+    delivery.ack().await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn many_due_at_once(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let due = now().plus(Duration::from_millis(2500));
+    let publisher = context.publisher(&topic).await?;
+    let sent = send_with(&publisher, "d", 3000, |_, message| message.deliver_at(due)).await?;
+    let held = take(&subscriber, 1).await?;
+    ensure!(now().as_millis() + EARLY >= due.as_millis(), "early");
+    let mut seen = vec![body(&held[0])];
+    mq::ack_all(held).await.map_err(|failures| anyhow::anyhow!("{failures:?}"))?;
+    seen.extend(drain(&subscriber, 2999).await?);
+    seen.sort();
+    ensure!(seen == sent, "lost or doubled");
+    let took = now().since(due);
+    ensure!(took < Duration::from_secs(10), "3,000 messages took {took:?}");
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn every_group_gets_it(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let (one_group, two) = (context.subscribe(&topic, "one").await?, context.subscribe(&topic, "two").await?);
+    let due = now().plus(Duration::from_millis(1300));
+    context
+        .publisher(&topic)
+        .await?
+        .send(Message::new("m").key("k").subject("a.b").header("h", "v").deliver_at(due))
+        .await?;
+    for subscriber in [&one_group, &two] {
+        let delivery = one(subscriber).await?;
+        ensure!(now().as_millis() + EARLY >= due.as_millis(), "early");
+        let message = delivery.message();
+        ensure!(delivery.attempt() == 1 && message.key.as_deref() == Some(b"k"), "{delivery:?} {message:?}");
+        ensure!(
+            message.subject.as_deref() == Some("a.b") && message.headers.get_str("h") == Some("v"),
+            "{message:?}"
+        );
+        delivery.ack().await?;
+    }
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn longer_than_the_lease(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let settings = GroupSettings::default().lease(Duration::from_millis(400));
+    let subscriber = context.subscribe_as(&topic, "g", settings).await?;
+    context.publisher(&topic).await?.send(Message::new("m")).await?;
+    one(&subscriber).await?.retry(Duration::from_millis(2000)).await?;
+    let again = one(&subscriber).await?;
+    ensure!(again.attempt() == 2, "{again:?}");
+    again.ack().await?;
+    context.until_empty(&topic, "g").await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn defer_waits(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    context.publisher(&topic).await?.send(Message::new("m")).await?;
+    let due = now().plus(Duration::from_millis(600));
+    one(&subscriber).await?.defer(Duration::from_millis(600)).await?;
+    let again = one(&subscriber).await?;
+    ensure!(now().as_millis() + EARLY >= due.as_millis() && again.attempt() == 1, "{again:?}");
+    again.ack().await?;
+    Ok(Verdict::Pass)
+}

@@ -1,0 +1,115 @@
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use mq::{ErrorKind, GroupSettings};
+
+use crate::suite::context::{Context, body, expect_kind, one, quiet, send, take};
+use crate::suite::manifest::Verdict;
+use crate::suite::victim::Plan;
+
+fn short() -> GroupSettings {
+    GroupSettings::default().lease(Duration::from_millis(800))
+}
+
+pub(crate) async fn not_twice_while_leased(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let first = context.subscribe(&topic, "g").await?;
+    let second = context.subscribe(&topic, "g").await?;
+    send(&context.publisher(&topic).await?, "m", 1).await?;
+    let held = tokio::select! {
+        held = one(&first) => held?,
+        held = one(&second) => held?,
+    };
+    quiet(&first).await?;
+    quiet(&second).await?;
+    held.ack().await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn expires_while_the_holder_lives(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe_as(&topic, "g", short()).await?;
+    send(&context.publisher(&topic).await?, "m", 1).await?;
+    let held = one(&subscriber).await?;
+    let begun = Instant::now();
+    let again = one(&subscriber).await?;
+    ensure!(
+        begun.elapsed() >= Duration::from_millis(700),
+        "the lease of 800 ms lasted {:?}",
+        begun.elapsed()
+    );
+    ensure!(again.attempt() == 2, "{again:?}");
+    expect_kind(held.ack().await, ErrorKind::StaleDelivery)?;
+    quiet(&subscriber).await?;
+    again.ack().await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn late_settlement_disturbs_nobody(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe_as(&topic, "g", short()).await?;
+    send(&context.publisher(&topic).await?, "m", 1).await?;
+    let held = one(&subscriber).await?;
+    let again = one(&subscriber).await?;
+    expect_kind(held.dead_letter("too late").await, ErrorKind::StaleDelivery)?;
+    again.ack().await?;
+    let stats = context.stats(&topic, "g").await?;
+    ensure!(stats.dead.unwrap_or(0) == 0, "{stats:?}");
+    quiet(&subscriber).await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn extend_keeps_it(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe_as(&topic, "g", short()).await?;
+    send(&context.publisher(&topic).await?, "m", 1).await?;
+    let held = one(&subscriber).await?;
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        held.extend()?;
+    }
+    held.ack().await?;
+    quiet(&subscriber).await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn expiry_ends_in_dead_letters(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe_as(&topic, "g", short().max_attempts(2)).await?;
+    send(&context.publisher(&topic).await?, "m", 1).await?;
+    let _first = one(&subscriber).await?;
+    let _second = one(&subscriber).await?;
+    context
+        .until(|| async {
+            let stats = context.stats(&topic, "g").await?;
+            ensure!(stats.dead == Some(1), "{stats:?}");
+            Ok(())
+        })
+        .await?;
+    quiet(&subscriber).await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn a_dead_process_gives_back(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    subscriber.close(Duration::from_secs(10)).await?;
+    let sent = send(&context.publisher(&topic).await?, "m", 100).await?;
+    let victim = context.harness.victim(Plan::hold(&topic, "g", GroupSettings::default(), 100)).await?;
+    let subscriber = context.subscribe(&topic, "g").await?;
+    quiet(&subscriber).await?;
+    victim.kill().await?;
+    let begun = Instant::now();
+    let mut back: Vec<String> = Vec::new();
+    for delivery in take(&subscriber, 100).await? {
+        ensure!(delivery.attempt() == 2 && delivery.redelivered(), "{delivery:?}");
+        back.push(body(&delivery));
+        delivery.ack().await?;
+    }
+    back.sort();
+    ensure!(back == sent, "what came back is not what was held");
+    let bound = context.harness.session_bound() + Duration::from_secs(2);
+    ensure!(begun.elapsed() <= bound, "it took {:?}; the bound is {bound:?}", begun.elapsed());
+    quiet(&subscriber).await?;
+    Ok(Verdict::Pass)
+}

@@ -1,0 +1,140 @@
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use mq::{ErrorKind, Message};
+
+use crate::suite::context::{Context, body, drain, expect_kind, one, send, take};
+use crate::suite::manifest::Verdict;
+
+pub(crate) async fn receive_after_close(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let waiting = tokio::spawn({
+        let subscriber = subscriber.clone();
+        async move { subscriber.receive().await.map(|delivery| body(&delivery)) }
+    });
+    tokio::task::yield_now().await;
+    subscriber.close(Duration::from_secs(10)).await?;
+    expect_kind(waiting.await?, ErrorKind::Closed)?;
+    expect_kind(subscriber.receive().await.map(|delivery| body(&delivery)), ErrorKind::Closed)?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn close_many_times(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    send(&context.publisher(&topic).await?, "m", 20).await?;
+    let held = take(&subscriber, 5).await?;
+    let closes = (0..10).map(|_| subscriber.close(Duration::from_millis(200)));
+    for closed in futures_util::future::join_all(closes).await {
+        closed?;
+    }
+    drop(held);
+    let again = context.subscribe(&topic, "g").await?;
+    drain(&again, 20).await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn close_drains(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    send(&context.publisher(&topic).await?, "m", 100).await?;
+    let held = take(&subscriber, 100).await?;
+    let worker = tokio::spawn(async move {
+        for delivery in held {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            delivery.ack().await?;
+        }
+        Ok::<(), mq::Error>(())
+    });
+    let begun = Instant::now();
+    let report = subscriber.close(Duration::from_secs(30)).await?;
+    ensure!(report.given_back == 0, "{report:?}");
+    ensure!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());
+    worker.await??;
+    context.until_empty(&topic, "g").await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn close_gives_back_the_rest(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.client.subscriber(&topic, "g").prefetch(20).open().await?;
+    let sent = send(&context.publisher(&topic).await?, "m", 60).await?;
+    let held = take(&subscriber, 10).await?;
+    let report = subscriber.close(Duration::from_millis(100)).await?;
+    ensure!(report.given_back == 10, "{report:?}");
+    let again = context.subscribe(&topic, "g").await?;
+    let begun = Instant::now();
+    ensure!(drain(&again, 60).await? == sent, "lost or doubled");
+    ensure!(begun.elapsed() < Duration::from_secs(8), "not at once: {:?}", begun.elapsed());
+    drop(held);
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn topic_deleted_under_a_consumer(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let mut events = context.client.events();
+    let publisher = context.publisher(&topic).await?;
+    publisher.send(Message::new("before")).await?;
+    one(&subscriber).await?.ack().await?;
+    let other = context.harness.client().await?;
+    other.admin().delete_topic(&topic).await?;
+    // The consumer makes it again and says so, or ends with a typed error; never silence.
+    let told = tokio::time::timeout(Duration::from_secs(40), async {
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Ok(mq::Event::Rebuilt { .. }) => return Ok(()),
+                    Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(closed) => return Err(anyhow::anyhow!(closed)),
+                },
+                ended = subscriber.receive() => {
+                    let error = expect_kind(ended.map(|delivery| body(&delivery)), ErrorKind::NotFound)?;
+                    return Err(anyhow::anyhow!("it ended: {error}"));
+                }
+            }
+        }
+    });
+    told.await.map_err(|_| anyhow::anyhow!("the consumer said nothing in 40 s"))??;
+    context
+        .until(|| async {
+            publisher.send(Message::new("after")).await?;
+            Ok(())
+        })
+        .await?;
+    let delivery = one(&subscriber).await?;
+    ensure!(body(&delivery) == "after", "{delivery:?}");
+    delivery.ack().await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn reopen_many_times(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    drop(context.subscribe(&topic, "g").await?);
+    let sent = send(&context.publisher(&topic).await?, "m", 30).await?;
+    let mut seen = Vec::new();
+    for _ in 0..10 {
+        let subscriber = context.client.subscriber(&topic, "g").prefetch(7).open().await?;
+        for delivery in take(&subscriber, 3).await? {
+            seen.push(body(&delivery));
+            delivery.ack().await?;
+        }
+        subscriber.close(Duration::from_secs(10)).await?;
+    }
+    seen.sort();
+    ensure!(seen == sent, "lost or doubled: {seen:?}");
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn cannot_connect(context: Context) -> Result<Verdict> {
+    for (what, url, kind) in context.harness.broken_urls() {
+        let begun = Instant::now();
+        let error =
+            expect_kind(mq::connect(&url).await.map(drop), kind).map_err(|error| error.context(what))?;
+        ensure!(begun.elapsed() < Duration::from_secs(5), "{what}: {error} came after {:?}", begun.elapsed());
+        let told = format!("{error} {error:?}");
+        ensure!(!told.contains("canary-password"), "{what}: the password is shown: {told}");
+    }
+    Ok(Verdict::Pass)
+}

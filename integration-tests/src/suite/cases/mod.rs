@@ -1,0 +1,14 @@
+//! The rows' code, by what they are about.
+
+pub(super) mod attempts;
+pub(super) mod dead;
+pub(super) mod delay;
+pub(super) mod faults;
+pub(super) mod flow;
+pub(super) mod groups;
+pub(super) mod inspect;
+pub(super) mod lease;
+pub(super) mod lifecycle;
+pub(super) mod order;
+pub(super) mod publish;
+pub(super) mod settle;

@@ -1,0 +1,201 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, ensure};
+use futures_util::StreamExt;
+use mq::{ErrorKind, Message};
+
+use crate::suite::context::{Context, body, drain, expect_kind, one, quiet, send, take};
+use crate::suite::manifest::Verdict;
+use crate::suite::victim::Plan;
+
+pub(crate) async fn acked_never_comes_back(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let publisher = context.publisher(&topic).await?;
+    send(&publisher, "m", 100).await?;
+    drain(&subscriber, 100).await?;
+    subscriber.close(Duration::from_secs(10)).await?;
+    let again = context.subscribe(&topic, "g").await?;
+    send(&publisher, "new", 1).await?;
+    ensure!(drain(&again, 1).await? == ["new00000"], "an acked message came back");
+    quiet(&again).await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn retry_at_once(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let sent = Message::new("m").key("k").subject("a.b").header("h", "v").content_type("text/plain");
+    context.publisher(&topic).await?.send(sent.clone()).await?;
+    let first = one(&subscriber).await?;
+    let published_at = first.message().published_at;
+    first.retry_because(Duration::ZERO, "not this time").await?;
+    let second = one(&subscriber).await?;
+    ensure!(second.attempt() == 2 && second.redelivered(), "{second:?}");
+    ensure!(second.last_error() == Some("not this time"), "{:?}", second.last_error());
+    ensure!(second.first_seen().is_some(), "no first_seen");
+    let got = second.message();
+    ensure!(
+        got.published_at == published_at,
+        "published_at changed from {published_at:?} to {:?}",
+        got.published_at
+    );
+    let same =
+        (got.id == sent.id, got.key == sent.key, got.subject == sent.subject, got.headers == sent.headers);
+    ensure!(
+        same == (true, true, true, true) && got.content_type == sent.content_type,
+        "sent {sent:?}\n got {got:?}"
+    );
+    second.ack().await?;
+    quiet(&subscriber).await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn retry_after_a_delay(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    send(&context.publisher(&topic).await?, "m", 1).await?;
+    let begun = std::time::Instant::now();
+    one(&subscriber).await?.retry(Duration::from_millis(700)).await?;
+    let second = one(&subscriber).await?;
+    ensure!(begun.elapsed() >= Duration::from_millis(690), "it came after {:?}", begun.elapsed());
+    ensure!(second.attempt() == 2, "{second:?}");
+    second.ack().await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn defer_does_not_count(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.client.subscriber(&topic, "g").max_attempts(2).open().await?;
+    send(&context.publisher(&topic).await?, "m", 1).await?;
+    for _ in 0..5 {
+        let delivery = one(&subscriber).await?;
+        ensure!(delivery.attempt() == 1, "{delivery:?}");
+        delivery.defer(Duration::ZERO).await?;
+    }
+    one(&subscriber).await?.ack().await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn dropped_comes_back_at_once(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    send(&context.publisher(&topic).await?, "m", 1).await?;
+    drop(one(&subscriber).await?);
+    let begun = std::time::Instant::now();
+    let again = one(&subscriber).await?;
+    ensure!(begun.elapsed() < Duration::from_secs(5), "it took {:?}, the lease is 30 s", begun.elapsed());
+    ensure!(again.attempt() == 2 && again.redelivered(), "{again:?}");
+    again.ack().await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn any_order(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    send(&context.publisher(&topic).await?, "m", 200).await?;
+    let mut held = take(&subscriber, 200).await?;
+    fastrand::Rng::with_seed(context.seed).shuffle(&mut held);
+    for delivery in held {
+        delivery.ack().await?;
+    }
+    context.until_empty(&topic, "g").await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn out_of_order_then_crash(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let settings = mq::GroupSettings::default();
+    drop(context.subscribe(&topic, "g").await?);
+    let sent = send(&context.publisher(&topic).await?, "m", 100).await?;
+    let mut plan = Plan::hold(&topic, "g", settings, 100);
+    plan.ack = (0..100).filter(|place| place % 3 != 0).rev().collect();
+    context.harness.victim(plan).await?.kill().await?;
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let mut back = BTreeSet::new();
+    for delivery in take(&subscriber, 34).await? {
+        ensure!(delivery.attempt() == 2, "{delivery:?}");
+        ensure!(back.insert(body(&delivery)), "{delivery:?} came twice");
+        delivery.ack().await?;
+    }
+    ensure!(back.iter().all(|body| sent.contains(body)), "{back:?}");
+    quiet(&subscriber).await?;
+    context.until_empty(&topic, "g").await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn one_held_many_acked_then_crash(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    drop(context.subscribe(&topic, "g").await?);
+    send(&context.publisher(&topic).await?, "m", 2000).await?;
+    let mut plan = Plan::hold(&topic, "g", mq::GroupSettings::default(), 2000);
+    plan.ack = (1..2000).collect();
+    context.harness.victim(plan).await?.kill().await?;
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let back = one(&subscriber).await?;
+    ensure!(back.attempt() == 2, "{back:?}");
+    back.ack().await?;
+    quiet(&subscriber).await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn batch_ack(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    send(&context.publisher(&topic).await?, "m", 500).await?;
+    let mut acked = 0;
+    while acked < 500 {
+        let batch = subscriber.receive_batch(100, Duration::from_secs(20)).await?;
+        ensure!(!batch.is_empty() && batch.len() <= 100, "a batch of {}", batch.len());
+        acked += batch.len();
+        mq::ack_all(batch).await.map_err(|failures| anyhow!("{failures:?}"))?;
+    }
+    ensure!(subscriber.receive_batch(10, Duration::from_millis(50)).await?.is_empty(), "more than was sent");
+    context.until_empty(&topic, "g").await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn as_a_stream(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    send(&context.publisher(&topic).await?, "m", 50).await?;
+    let mut stream = std::pin::pin!(subscriber.clone().into_stream());
+    for _ in 0..50 {
+        let next = tokio::time::timeout(Duration::from_secs(30), stream.next()).await?;
+        next.ok_or_else(|| anyhow!("the stream ended"))??.ack().await?;
+    }
+    subscriber.close(Duration::from_secs(10)).await?;
+    ensure!(stream.next().await.is_none(), "the stream goes on after close");
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn after_close_is_stale(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    send(&context.publisher(&topic).await?, "m", 1).await?;
+    let held = one(&subscriber).await?;
+    let report = subscriber.close(Duration::from_millis(100)).await?;
+    ensure!(report.given_back == 1, "{report:?}");
+    expect_kind(held.ack().await, ErrorKind::StaleDelivery)?;
+    let again = one(&context.subscribe(&topic, "g").await?).await?;
+    ensure!(again.payload().as_ref() == b"m00000", "{again:?}");
+    again.ack().await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn retry_is_isolated(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let (failing, other) =
+        (context.subscribe(&topic, "failing").await?, context.subscribe(&topic, "other").await?);
+    let sent = send(&context.publisher(&topic).await?, "m", 20).await?;
+    for _ in 0..2 {
+        for delivery in take(&failing, 20).await? {
+            delivery.retry(Duration::ZERO).await?;
+        }
+    }
+    ensure!(drain(&other, 20).await? == sent, "the other group got something else");
+    quiet(&other).await?;
+    ensure!(drain(&failing, 20).await? == sent, "the failing group lost something");
+    Ok(Verdict::Pass)
+}

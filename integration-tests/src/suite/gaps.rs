@@ -1,0 +1,40 @@
+//! Rows that fail on a backend today, each with what is known of it. They are run and reported like
+//! the others; `cargo xtask conformance` fails because of them, `cargo xtask test` does not.
+
+/// Backend, row, and what is known.
+pub const GAPS: &[(&str, &str, &str)] = &[
+    (
+        "kafka",
+        "lifecycle.topic_deleted_under_a_consumer",
+        "the consumer does not make the topic again, nor end; it waits for it to come back",
+    ),
+    (
+        "kafka",
+        "delay.many_due_at_once",
+        "on a busy machine the forwarder needed 13 s for 3,000 messages; passes on a quiet one",
+    ),
+    (
+        "kafka",
+        "delay.never_early_never_late",
+        "on a busy machine a delivery was a second late; passes on a quiet one",
+    ),
+    (
+        "rabbitmq",
+        "history.members",
+        "while members of an ordered group leave, a key's first deliveries can come out of order; cause unknown",
+    ),
+    (
+        "rabbitmq",
+        "delay.many_due_at_once",
+        "a forwarder cut off between the copy's confirmation and its ack sends the message twice",
+    ),
+    (
+        "rabbitmq",
+        "delay.never_early_never_late",
+        "on a busy machine deliveries were up to 1.5 s late; passes on a quiet one",
+    ),
+];
+
+pub(super) fn is_known(backend: &str, case: &str) -> bool {
+    GAPS.iter().any(|(known, row, _)| (*known, *row) == (backend, case))
+}

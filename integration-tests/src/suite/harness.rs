@@ -1,0 +1,226 @@
+//! How the suite reaches a backend, and how it hurts it.
+
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use async_trait::async_trait;
+use mq::{Client, ErrorKind};
+use mq_core::ClientOptions;
+use mq_core::driver::Context;
+use mq_memory::{Broker as MemoryBroker, MemoryConfig};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use super::victim::{self, Plan};
+use crate::brokers::Broker;
+
+/// A backend under test.
+#[async_trait]
+pub trait Harness: Send + Sync + 'static {
+    /// Its name, as in its capability table.
+    fn name(&self) -> &'static str;
+
+    /// Makes a connection of its own, as another process would.
+    async fn client_with(&self, options: ClientOptions) -> Result<Client>;
+
+    /// Makes a connection with default options.
+    async fn client(&self) -> Result<Client> {
+        self.client_with(ClientOptions::default()).await
+    }
+
+    /// Starts a consumer that can be killed as a process is; returns when it did what `plan` says.
+    async fn victim(&self, plan: Plan) -> Result<Box<dyn Victim>>;
+
+    /// How long after a kill a dead process's messages are back, at the latest.
+    fn session_bound(&self) -> Duration;
+
+    /// URLs that cannot work, each with what is wrong and the kind of error that it must give.
+    fn broken_urls(&self) -> Vec<(&'static str, String, ErrorKind)>;
+
+    /// Returns the broker that rows may stop and kill, if there is one to stop.
+    fn broker(&self) -> Option<&Broker>;
+}
+
+/// A consumer that can be killed.
+#[async_trait]
+pub trait Victim: Send {
+    /// Kills it at once, with whatever it holds.
+    async fn kill(self: Box<Self>) -> Result<()>;
+
+    /// Waits until it killed itself, as its plan said.
+    async fn wait(self: Box<Self>) -> Result<()>;
+}
+
+/// The in-memory backend.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryHarness(MemoryBroker);
+
+#[async_trait]
+impl Harness for MemoryHarness {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    async fn client_with(&self, options: ClientOptions) -> Result<Client> {
+        Ok(Client::new(self.0.backend(MemoryConfig::default(), Context::default()), options))
+    }
+
+    async fn victim(&self, plan: Plan) -> Result<Box<dyn Victim>> {
+        let backend = self.0.backend(MemoryConfig::default(), Context::default());
+        let client = Client::new(backend.clone(), ClientOptions::default());
+        let (killed, kill) = tokio::sync::oneshot::channel();
+        let (ready, until_ready) = tokio::sync::oneshot::channel();
+        let killer = backend.clone();
+        tokio::spawn(async move {
+            let tell = || {
+                // Nobody waits for it if the row has failed.
+                let _ = ready.send(());
+            };
+            let work = victim::work(&client, &plan, tell, || killer.kill());
+            tokio::select! {
+                done = work => drop(done),
+                _ = kill => {}
+            }
+        });
+        until_ready.await.context("the consumer to be killed did not get so far")?;
+        Ok(Box::new(MemoryVictim { backend, killed }))
+    }
+
+    fn session_bound(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn broken_urls(&self) -> Vec<(&'static str, String, ErrorKind)> {
+        vec![
+            ("an unknown key", "memory://?nonsense=1".into(), ErrorKind::InvalidInput),
+            ("a host", "memory://somewhere".into(), ErrorKind::InvalidInput),
+        ]
+    }
+
+    fn broker(&self) -> Option<&Broker> {
+        None
+    }
+}
+
+struct MemoryVictim {
+    backend: mq_memory::MemoryBackend,
+    killed: tokio::sync::oneshot::Sender<()>,
+}
+
+#[async_trait]
+impl Victim for MemoryVictim {
+    async fn kill(self: Box<Self>) -> Result<()> {
+        self.backend.kill();
+        drop(self.killed);
+        Ok(())
+    }
+
+    async fn wait(self: Box<Self>) -> Result<()> {
+        let mut killed = self.killed;
+        killed.closed().await;
+        Ok(())
+    }
+}
+
+/// A real broker, reached by its URL.
+#[derive(Clone, Debug)]
+pub struct BrokerHarness {
+    name: &'static str,
+    url: String,
+    session_bound: Duration,
+    broker: Option<Arc<Broker>>,
+}
+
+impl BrokerHarness {
+    /// Makes a harness of a broker that rows only use.
+    #[must_use]
+    pub fn new(name: &'static str, url: impl Into<String>, session_bound: Duration) -> Self {
+        Self { name, url: url.into(), session_bound, broker: None }
+    }
+
+    /// Lets rows stop and kill this broker, whose URL the harness uses.
+    #[must_use]
+    pub fn may_hurt(mut self, broker: Arc<Broker>) -> Self {
+        self.broker = Some(broker);
+        self
+    }
+}
+
+#[async_trait]
+impl Harness for BrokerHarness {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    async fn client_with(&self, options: ClientOptions) -> Result<Client> {
+        Ok(mq::connect_with(&self.url, options, Context::default()).await?)
+    }
+
+    async fn victim(&self, plan: Plan) -> Result<Box<dyn Victim>> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.env(victim::URL, &self.url).env(victim::PLAN, serde_json::to_string(&plan)?);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let stdout = child.stdout.take().context("the child has no standard output")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let ready = async {
+            while let Some(line) = lines.next_line().await? {
+                if line == victim::READY {
+                    return Ok(());
+                }
+            }
+            bail!("the consumer to be killed ended before it had done what its plan says")
+        };
+        tokio::time::timeout(Duration::from_secs(60), ready)
+            .await
+            .context("the consumer to be killed is not ready")??;
+        Ok(Box::new(ProcessVictim(child)))
+    }
+
+    fn session_bound(&self) -> Duration {
+        self.session_bound
+    }
+
+    fn broken_urls(&self) -> Vec<(&'static str, String, ErrorKind)> {
+        let Some((scheme, _)) = self.url.split_once("://") else { return Vec::new() };
+        let mut broken = vec![
+            (
+                "an unknown key",
+                format!("{}{}nonsense=1", self.url, if self.url.contains('?') { '&' } else { '?' }),
+                ErrorKind::InvalidInput,
+            ),
+            ("a refused port", format!("{scheme}://127.0.0.1:1"), ErrorKind::Unavailable),
+            ("an unknown host", format!("{scheme}://no-such-host.invalid:9092"), ErrorKind::Unavailable),
+        ];
+        // Brokers without authentication take anybody.
+        if scheme != "kafka"
+            && let Some(address) =
+                self.url.split_once("://").map(|(_, rest)| rest.rsplit('@').next().unwrap_or(rest))
+        {
+            let url = format!("{scheme}://nobody:canary-password@{address}");
+            broken.push(("wrong credentials", url, ErrorKind::Unauthorized));
+        }
+        broken
+    }
+
+    fn broker(&self) -> Option<&Broker> {
+        self.broker.as_deref()
+    }
+}
+
+struct ProcessVictim(Child);
+
+#[async_trait]
+impl Victim for ProcessVictim {
+    async fn kill(mut self: Box<Self>) -> Result<()> {
+        Ok(self.0.kill().await?)
+    }
+
+    async fn wait(mut self: Box<Self>) -> Result<()> {
+        tokio::time::timeout(Duration::from_secs(60), self.0.wait())
+            .await
+            .context("the victim still lives")??;
+        Ok(())
+    }
+}

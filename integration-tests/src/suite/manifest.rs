@@ -1,0 +1,192 @@
+//! The rows: what must hold, by contract point.
+
+use anyhow::Result;
+use futures_util::future::BoxFuture;
+
+use super::cases::{
+    attempts, dead, delay, faults, flow, groups, inspect, lease, lifecycle, order, publish, settle,
+};
+use super::context::Context;
+use super::history;
+
+/// What a row found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The property holds.
+    Pass,
+    /// The backend declares that it cannot, and says so when asked.
+    Unsupported,
+}
+
+/// Whether a row only uses a broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It runs beside others.
+    Uses,
+    /// It stops or kills the broker and runs when no other does.
+    Hurts,
+}
+
+/// A property and the code that checks it.
+#[derive(Clone)]
+pub struct Case {
+    /// Its name.
+    pub id: &'static str,
+    /// The point of the contract.
+    pub point: u8,
+    /// What must hold.
+    pub says: &'static str,
+    /// Whether it hurts the broker.
+    pub kind: Kind,
+    pub(super) run: fn(Context) -> BoxFuture<'static, Result<Verdict>>,
+}
+
+impl std::fmt::Debug for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} (point {})", self.id, self.point)
+    }
+}
+
+macro_rules! rows {
+    ($($kind:ident $point:literal $id:literal $run:path: $says:literal;)*) => {
+        vec![$(Case { id: $id, point: $point, says: $says, kind: Kind::$kind, run: |context| Box::pin($run(context)) }),*]
+    };
+}
+
+/// Returns every row.
+#[must_use]
+pub fn manifest() -> Vec<Case> {
+    rows! {
+        Uses 13 "publish.everything_survives" publish::everything_survives: "id, payload, key, subject, headers and media type arrive as sent";
+        Uses 13 "publish.given_id_survives" publish::given_id_survives: "an id that the producer chose arrives as it is";
+        Uses 13 "publish.odd_payloads" publish::odd_payloads: "empty, one byte, binary and 512 KiB payloads arrive";
+        Uses 13 "publish.odd_headers" publish::odd_headers: "repeated, binary, empty, Unicode and multi-line headers arrive in order";
+        Uses 13 "publish.odd_keys" publish::odd_keys: "keys of one byte, sixteen bytes, binary, and the longest arrive";
+        Uses 13 "publish.json_survives" publish::json_survives: "a JSON value arrives with its media type";
+        Uses 1 "publish.batch_is_confirmed" publish::batch_is_confirmed: "each message of a batch of 2,500 is confirmed and comes once";
+        Uses 1 "publish.batch_verdicts" publish::batch_verdicts: "when some of a batch are refused, each verdict belongs to its message";
+        Uses 1 "publish.concurrent_sends" publish::concurrent_sends: "10,000 concurrent sends from 50 tasks all come, each once";
+        Uses 1 "publish.oversized_is_refused" publish::oversized_is_refused: "a message over the limit is refused with the limit, and the next one goes through";
+        Uses 13 "publish.reserved_headers_are_refused" publish::reserved_headers_are_refused: "headers of the library's own and malformed subjects are refused";
+        Uses 12 "publish.send_after_close" publish::send_after_close: "a send after close fails at once as Closed";
+        Uses 12 "publish.close_answers_every_send" publish::close_answers_every_send: "close lets 3,000 sends under way end, each with its verdict";
+        Uses 11 "publish.dropped_publisher_still_sends" publish::dropped_publisher_still_sends: "dropping publisher and client with 2,000 sends under way loses none";
+        Uses 11 "publish.dropped_send_loses_only_the_answer" publish::dropped_send_loses_only_the_answer: "dropping the future of an enqueued send loses only the answer";
+        Uses 6 "publish.one_task_keeps_order" publish::one_task_keeps_order: "1,000 pipelined sends of one key come in their order";
+        Uses 1 "publish.missing_topic_by_policy" publish::missing_topic_by_policy: "a missing topic is an error under Verify and Assume, and made under Create";
+        Uses 10 "publish.full_window_waits" publish::full_window_waits: "a full window returns Full to who does not wait and lets who waits go on";
+
+        Uses 7 "groups.topics_are_isolated" groups::topics_are_isolated: "messages of one topic never come from another";
+        Uses 2 "groups.every_group_gets_everything" groups::every_group_gets_everything: "each of three groups gets every message";
+        Uses 2 "groups.one_group_shares" groups::one_group_shares: "two members share a group's messages: each some, none twice";
+        Uses 2 "groups.many_consumers" groups::many_consumers: "twelve members lose nothing of 2,000 messages";
+        Uses 2 "groups.declared_group_keeps_messages" groups::declared_group_keeps_messages: "a declared group gets what is sent before its first member comes, and nothing from before";
+        Uses 2 "groups.start_latest" groups::start_latest: "a new group begins with what is sent after it was declared";
+        Uses 2 "groups.start_earliest" groups::start_earliest: "a new group can begin with the oldest message kept";
+        Uses 2 "groups.start_at_a_time" groups::start_at_a_time: "a new group can begin at a moment";
+        Uses 2 "groups.broadcast" groups::broadcast: "each nameless group gets everything from its start, and goes with its member";
+        Uses 2 "groups.settings_must_agree" groups::settings_must_agree: "a member with other settings is refused, and told which";
+        Uses 2 "groups.missing_group_by_policy" groups::missing_group_by_policy: "a missing group is an error under Verify, and made under Create";
+        Uses 2 "groups.many_topics_one_consumer" groups::many_topics_one_consumer: "one subscriber serves two topics, and retries return on the right one";
+
+        Uses 2 "settle.acked_never_comes_back" settle::acked_never_comes_back: "after ack, close and reopen nothing comes back";
+        Uses 3 "settle.retry_at_once" settle::retry_at_once: "a retried message comes back whole, with attempt 2 and the error said";
+        Uses 5 "settle.retry_after_a_delay" settle::retry_after_a_delay: "a retry after 700 ms comes back after 700 ms";
+        Uses 3 "settle.defer_does_not_count" settle::defer_does_not_count: "a message deferred five times is still on its first attempt";
+        Uses 4 "settle.dropped_comes_back_at_once" settle::dropped_comes_back_at_once: "a delivery dropped unsettled comes back at once";
+        Uses 2 "settle.any_order" settle::any_order: "200 messages acked in random order are all gone";
+        Uses 2 "settle.out_of_order_then_crash" settle::out_of_order_then_crash: "after out-of-order acks and kill -9, just the unacked come back";
+        Uses 2 "settle.one_held_many_acked_then_crash" settle::one_held_many_acked_then_crash: "one held, 1,999 acked behind it, kill -9: just the one comes back";
+        Uses 2 "settle.batch_ack" settle::batch_ack: "batches are received and acked as batches";
+        Uses 12 "settle.as_a_stream" settle::as_a_stream: "a subscriber is a stream that ends when closed";
+        Uses 4 "settle.after_close_is_stale" settle::after_close_is_stale: "a settlement after close is stale, and the message comes back";
+        Uses 7 "settle.retry_is_isolated" settle::retry_is_isolated: "one group's retries are invisible to another";
+
+        Uses 4 "lease.not_twice_while_leased" lease::not_twice_while_leased: "a leased message goes to nobody else";
+        Uses 4 "lease.expires_while_the_holder_lives" lease::expires_while_the_holder_lives: "after its lease a message comes again though its holder lives; the late ack is stale";
+        Uses 4 "lease.late_settlement_disturbs_nobody" lease::late_settlement_disturbs_nobody: "a late dead_letter is refused and the new holder's ack holds";
+        Uses 4 "lease.extend_keeps_it" lease::extend_keeps_it: "a delivery that is extended runs once, for four leases";
+        Uses 3 "lease.expiry_ends_in_dead_letters" lease::expiry_ends_in_dead_letters: "leases that run out count as attempts";
+        Uses 4 "lease.a_dead_process_gives_back" lease::a_dead_process_gives_back: "kill -9 with 100 unacked: all 100 come back within the stated bound";
+
+        Uses 3 "attempts.exactly_max_attempts" attempts::exactly_max_attempts: "a message that fails each time is dead after max_attempts, no more, no fewer";
+        Uses 3 "attempts.counted_across_restarts" attempts::counted_across_restarts: "attempts are counted across clean restarts";
+        Uses 3 "attempts.clean_close_counts_nothing" attempts::clean_close_counts_nothing: "four clean closes with messages held count nothing";
+        Uses 3 "attempts.a_crash_counts_one" attempts::a_crash_counts_one: "each crash adds one attempt to what was held";
+        Uses 3 "attempts.a_killer_is_dead_lettered_alone" attempts::a_killer_is_dead_lettered_alone: "a message that kills its process each time is dead after max_attempts; of the 40 beside it none is";
+        Uses 3 "attempts.retries_lose_nothing" attempts::retries_lose_nothing: "300 messages retried twice with short delays all come";
+
+        Uses 8 "dead.envelope_is_whole" dead::envelope_is_whole: "a dead letter keeps bytes, headers, key, id, attempts, first seen, last error and reason";
+        Uses 8 "dead.looking_changes_nothing" dead::looking_changes_nothing: "fifty listings change nothing";
+        Uses 8 "dead.paging" dead::paging: "pages of ten list 25 letters, each once";
+        Uses 8 "dead.redrive_one" dead::redrive_one: "one chosen letter goes back, once, as a first attempt";
+        Uses 7 "dead.redrive_all_to_that_group_alone" dead::redrive_all_to_that_group_alone: "a redrive is seen by the failed group alone";
+        Uses 8 "dead.redriven_and_dead_again" dead::redriven_and_dead_again: "redriven and dead again, three times: nothing lost";
+        Uses 8 "dead.purge" dead::purge: "chosen letters and all letters can be removed";
+        Uses 7 "dead.isolated" dead::isolated: "one group's dead letters are invisible to another";
+
+        Uses 5 "delay.never_early_never_late" delay::never_early_never_late: "mixed delays up to 3.5 s: none early, none a second late";
+        Uses 5 "delay.long_blocks_no_short" delay::long_blocks_no_short: "an hour and a minute in front do not hold up 300 ms";
+        Uses 5 "delay.survives_its_publisher" delay::survives_its_publisher: "a delayed message comes though its publisher closed";
+        Uses 5 "delay.retry_survives_its_consumer" delay::retry_survives_its_consumer: "a delayed retry comes to another process, counted";
+        Uses 5 "delay.many_due_at_once" delay::many_due_at_once: "3,000 due in one instant all come, none early";
+        Uses 5 "delay.every_group_gets_it" delay::every_group_gets_it: "a delayed message comes whole to every group";
+        Uses 5 "delay.longer_than_the_lease" delay::longer_than_the_lease: "a retry delay of five leases is one attempt";
+        Uses 5 "delay.defer_waits" delay::defer_waits: "a deferred message comes after its time, uncounted";
+
+        Uses 6 "order.single_consumer" order::single_consumer: "one member gets each key's messages in order, one at a time";
+        Uses 6 "order.one_in_hand_per_key" order::one_in_hand_per_key: "a key's next message waits for the settlement of the one before";
+        Uses 6 "order.keys_run_in_parallel" order::keys_run_in_parallel: "twenty keys can be in hand at once";
+        Uses 6 "order.members_join_and_leave" order::members_join_and_leave: "members join and leave while 3,000 messages flow: each key in order, one at a time";
+        Uses 6 "order.survives_a_crash" order::survives_a_crash: "after kill -9 each key goes on in order";
+        Uses 6 "order.retry_lets_others_pass" order::retry_lets_others_pass: "a retried message lets the key's others pass";
+        Uses 6 "order.messages_without_a_key" order::messages_without_a_key: "messages without a key are not held back";
+
+        Uses 10 "flow.prefetch_in_messages" flow::prefetch_in_messages: "no more than the prefetch is held";
+        Uses 10 "flow.prefetch_in_bytes" flow::prefetch_in_bytes: "a prefetch in bytes holds back what is over it";
+        Uses 10 "flow.a_held_message_stops_nobody" flow::a_held_message_stops_nobody: "3,000 messages pass one that is held";
+        Uses 10 "flow.batch_up_to_max" flow::batch_up_to_max: "a batch is at most max, or empty when the wait is over";
+        Uses 11 "flow.cancelled_receive_loses_nothing" flow::cancelled_receive_loses_nothing: "1,000 cancelled receives lose nothing";
+        Uses 11 "flow.dropped_ack_still_holds" flow::dropped_ack_still_holds: "an ack whose future is dropped holds";
+
+        Uses 8 "inspect.counts" inspect::counts: "ready, in flight and dead are exact when quiet, or null";
+        Uses 8 "inspect.delayed_count" inspect::delayed_count: "delayed is exact, or null";
+        Uses 8 "inspect.zero_in_the_end" inspect::zero_in_the_end: "after acks, retries and defers all counts are zero";
+        Uses 8 "inspect.peek_disturbs_nobody" inspect::peek_disturbs_nobody: "a peek shows the message and takes it from nobody";
+        Uses 8 "inspect.topics_are_listed" inspect::topics_are_listed: "topics are listed, without derived names";
+        Uses 8 "inspect.delete_group" inspect::delete_group: "a deleted group is gone and can be declared anew";
+        Uses 8 "inspect.delete_topic" inspect::delete_topic: "a deleted topic is gone";
+
+        Uses 12 "lifecycle.receive_after_close" lifecycle::receive_after_close: "receive ends with Closed, also one that waited";
+        Uses 12 "lifecycle.close_many_times" lifecycle::close_many_times: "ten closes at once are one";
+        Uses 12 "lifecycle.close_drains" lifecycle::close_drains: "close waits for 100 deliveries in hand";
+        Uses 12 "lifecycle.close_gives_back_the_rest" lifecycle::close_gives_back_the_rest: "what is held at the deadline is reported and comes back at once";
+        Uses 9 "lifecycle.topic_deleted_under_a_consumer" lifecycle::topic_deleted_under_a_consumer: "a topic deleted under a consumer is made again, with an event, and both sides go on";
+        Uses 9 "lifecycle.cannot_connect" lifecycle::cannot_connect: "wrong credentials, a refused port, an unknown host and an unknown URL key: a typed error within 5 s";
+        Uses 2 "lifecycle.reopen_many_times" lifecycle::reopen_many_times: "ten consumers in a row, each taking three of thirty messages, lose none";
+
+        Uses 3 "history.settlements" history::settlements: "a seeded history of acks, retries, defers, drops, expiries and dead letters ends as in the memory model";
+        Uses 6 "history.ordered" history::ordered: "the same on an ordered group, each key in order";
+        Uses 3 "history.members" history::members: "the same with members that come and go";
+
+        Hurts 9 "faults.broker_restarted" faults::broker_restarted: "a broker restart loses nothing confirmed, and both sides go on";
+        Hurts 9 "faults.broker_killed" faults::broker_killed: "a broker that is killed and started loses nothing confirmed, and both sides go on";
+        Hurts 9 "faults.broker_paused" faults::broker_paused: "a broker that pauses for 5 s loses nothing confirmed, and both sides go on";
+        Hurts 5 "faults.delayed_survives_a_restart" faults::delayed_survives_a_restart: "delayed messages and retries survive a broker restart, none early";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_points_exist() {
+        let rows = manifest();
+        let ids: BTreeSet<_> = rows.iter().map(|row| row.id).collect();
+        assert_eq!(ids.len(), rows.len());
+        assert!(rows.iter().all(|row| (1..=13).contains(&row.point) && !row.says.is_empty()));
+    }
+}

@@ -1,0 +1,22 @@
+//! The conformance suite: what every backend must do, as rows that any backend can run.
+//!
+//! A backend joins with a [`Harness`]: how to connect to it, and how to hurt it. [`manifest`] lists
+//! the rows; [`run`] runs them, side by side, on topics of their own.
+
+mod backends;
+mod cases;
+mod context;
+mod gaps;
+mod harness;
+mod history;
+mod manifest;
+mod runner;
+mod victim;
+
+pub use backends::{run_all_backends, selects};
+pub use context::Context;
+pub use gaps::GAPS;
+pub use harness::{BrokerHarness, Harness, MemoryHarness, Victim};
+pub use manifest::{Case, Verdict, manifest};
+pub use runner::{Options, Row, main, run};
+pub use victim::{Plan, is_victim};

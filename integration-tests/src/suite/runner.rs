@@ -1,0 +1,191 @@
+//! Runs rows side by side and reports them.
+
+use std::io::Write as _;
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures_util::{FutureExt, StreamExt, stream};
+use serde::Serialize;
+
+use super::context::Context;
+use super::gaps;
+use super::harness::Harness;
+use super::manifest::{Case, Kind, Verdict, manifest};
+
+/// The longest a row may take.
+const LIMIT: Duration = Duration::from_secs(180);
+/// Rows that run at once.
+const SIDE_BY_SIDE: usize = 6;
+
+/// What to run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Only rows whose `backend::case` contains one of these.
+    pub filters: Vec<String>,
+    /// The seed of the random histories; `None` draws one.
+    pub seed: Option<u64>,
+    /// Where to write the rows as JSON.
+    pub json: Option<PathBuf>,
+    /// Do not end in failure for the rows listed as [`known gaps`](super::GAPS); they are run and reported all the same.
+    pub known_gaps: bool,
+}
+
+/// A row's result.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// The row's id.
+    pub case: &'static str,
+    /// The backend.
+    pub backend: &'static str,
+    /// `pass`, `unsupported` or `fail`.
+    pub outcome: &'static str,
+    /// How long it took.
+    pub ms: u128,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Runs the rows that the options select: first those that only use a broker, side by side, then those that hurt it.
+pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> {
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let mut jobs = Vec::new();
+    for case in manifest() {
+        for harness in harnesses {
+            let name = format!("{}::{}", harness.name(), case.id);
+            if options.filters.is_empty() || options.filters.iter().any(|filter| name.contains(filter)) {
+                jobs.push((case.clone(), harness.clone()));
+            }
+        }
+    }
+    let (hurting, ordinary): (Vec<_>, Vec<_>) =
+        jobs.into_iter().partition(|(case, _)| case.kind == Kind::Hurts);
+    let mut rows: Vec<Row> = Vec::new();
+    let side_by_side =
+        stream::iter(ordinary).map(|(case, harness)| row(case, harness, seed)).buffer_unordered(SIDE_BY_SIDE);
+    let hurting: Vec<_> = harnesses
+        .iter()
+        .map(|harness| {
+            let of_this = hurting.iter().filter(|(_, other)| other.name() == harness.name()).cloned();
+            stream::iter(of_this.collect::<Vec<_>>())
+                .then(move |(case, harness)| row(case, harness, seed))
+                .boxed()
+        })
+        .collect();
+    rows.extend(side_by_side.collect::<Vec<_>>().await);
+    rows.extend(stream::select_all(hurting).collect::<Vec<_>>().await);
+    rows
+}
+
+async fn row(case: Case, harness: Arc<dyn Harness>, seed: u64) -> Row {
+    let backend = harness.name();
+    let begun = Instant::now();
+    let work = async {
+        let context = Context::new(harness, case.id, seed).await?;
+        let client = context.client.clone();
+        let verdict = (case.run)(context).await;
+        drop(client.close(Duration::from_secs(5)).await);
+        verdict
+    };
+    let done = AssertUnwindSafe(tokio::time::timeout(LIMIT, work)).catch_unwind().await;
+    let (outcome, error) = match done {
+        Ok(Ok(Ok(Verdict::Pass))) => ("pass", None),
+        Ok(Ok(Ok(Verdict::Unsupported))) => ("unsupported", None),
+        Ok(Ok(Err(error))) => ("fail", Some(format!("{error:#}"))),
+        Ok(Err(_)) => ("fail", Some(format!("took over {LIMIT:?}"))),
+        Err(panic) => ("fail", Some(format!("panicked: {:?}", panic.downcast_ref::<String>()))),
+    };
+    let row = Row { case: case.id, backend, outcome, ms: begun.elapsed().as_millis(), error };
+    report(&row, &case, seed);
+    row
+}
+
+fn report(row: &Row, case: &Case, seed: u64) {
+    let mut out = std::io::stdout().lock();
+    // A closed standard output is noticed by the next print.
+    drop(writeln!(out, "{:<11} {}::{} ({} ms)", row.outcome, row.backend, row.case, row.ms));
+    if let Some(error) = &row.error {
+        drop(writeln!(out, "    contract point {}: {}\n    {error}\n    seed {seed}", case.point, case.says));
+    }
+}
+
+/// The program of a conformance test: runs the rows that `options` and the arguments select, prints the table,
+/// writes the JSON, and fails if a row failed or none ran.
+///
+/// Arguments: filters, `--seed N`, `--json FILE`, `--list`, `--known-gaps`; those of other test programs are passed over.
+///
+/// # Errors
+/// What failed.
+pub async fn main(
+    mut options: Options,
+    harnesses: impl AsyncFnOnce(&[String]) -> Result<Vec<Arc<dyn Harness>>>,
+) -> Result<()> {
+    super::victim::become_one().await?;
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--seed" => options.seed = Some(args.next().context("--seed takes a number")?.parse()?),
+            "--json" => options.json = Some(args.next().context("--json takes a file")?.into()),
+            "--known-gaps" => options.known_gaps = true,
+            "--list" => {
+                for case in manifest() {
+                    println!("{} (point {}): {}", case.id, case.point, case.says);
+                }
+                return Ok(());
+            }
+            flag if flag.starts_with('-') => {}
+            filter => options.filters.push(filter.to_owned()),
+        }
+    }
+    let harnesses = harnesses(&options.filters).await?;
+    let rows = run(&harnesses, &options).await;
+    if let Some(json) = &options.json {
+        std::fs::write(json, serde_json::to_string_pretty(&rows)?)
+            .with_context(|| format!("write {}", json.display()))?;
+    }
+    summary(&harnesses, &rows);
+    let failed: Vec<&Row> = rows.iter().filter(|row| row.outcome == "fail").collect();
+    let (known, new): (Vec<&Row>, Vec<&Row>) =
+        failed.into_iter().partition(|row| gaps::is_known(row.backend, row.case));
+    for row in &known {
+        println!("known gap: {}::{}", row.backend, row.case);
+    }
+    println!("{} passed, {} failed", rows.len() - known.len() - new.len(), known.len() + new.len());
+    ensure!(!rows.is_empty(), "no row was selected; `--list` shows them");
+    ensure!(new.is_empty(), "{} rows failed", new.len());
+    ensure!(known.is_empty() || options.known_gaps, "{} rows failed that are known gaps", known.len());
+    Ok(())
+}
+
+fn summary(harnesses: &[Arc<dyn Harness>], rows: &[Row]) {
+    println!(
+        "\n{:<34}{}",
+        "",
+        harnesses.iter().map(|harness| format!("{:<13}", harness.name())).collect::<String>()
+    );
+    for case in manifest() {
+        let cells: Vec<&str> = harnesses
+            .iter()
+            .map(|harness| rows.iter().find(|row| row.case == case.id && row.backend == harness.name()))
+            .map(|row| row.map_or("", |row| row.outcome))
+            .collect();
+        if cells.iter().any(|cell| !cell.is_empty()) {
+            println!("{:<34}{}", case.id, cells.iter().map(|cell| format!("{cell:<13}")).collect::<String>());
+        }
+    }
+    for harness in harnesses {
+        let count = |outcome| {
+            rows.iter().filter(|row| row.backend == harness.name() && row.outcome == outcome).count()
+        };
+        println!(
+            "{}: {} pass, {} unsupported, {} fail",
+            harness.name(),
+            count("pass"),
+            count("unsupported"),
+            count("fail")
+        );
+    }
+}

@@ -1,0 +1,107 @@
+//! A consumer that is killed: in a child process (this program, started again), or in this one.
+
+use std::future::pending;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use mq::{Client, Delivery, GroupSettings};
+use serde::{Deserialize, Serialize};
+
+/// The environment variable with the broker's URL.
+pub(super) const URL: &str = "MQ_VICTIM_URL";
+/// The environment variable with the plan.
+pub(super) const PLAN: &str = "MQ_VICTIM_PLAN";
+/// The line that says that the plan is carried out so far.
+pub(super) const READY: &str = "ready to be killed";
+
+/// What a consumer does before it is killed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// The topic.
+    pub topic: String,
+    /// The group.
+    pub group: String,
+    /// The group's settings.
+    pub settings: GroupSettings,
+    /// The prefetch.
+    pub prefetch: usize,
+    /// How many messages it receives before it is ready.
+    pub receive: usize,
+    /// Which of them it acks, by their place.
+    pub ack: Vec<usize>,
+    /// It is ready at once, acks what it receives, and kills itself when it receives this body.
+    pub dies_of: Option<String>,
+}
+
+impl Plan {
+    /// Makes the plan to receive and hold `receive` messages.
+    #[must_use]
+    pub fn hold(topic: &mq::TopicName, group: &str, settings: GroupSettings, receive: usize) -> Self {
+        Self {
+            topic: topic.to_string(),
+            group: group.to_owned(),
+            settings,
+            prefetch: receive.max(1),
+            receive,
+            ack: Vec::new(),
+            dies_of: None,
+        }
+    }
+}
+
+/// Carries out a plan and then waits for its death.
+pub(super) async fn work(
+    client: &Client,
+    plan: &Plan,
+    ready: impl FnOnce(),
+    die: impl FnOnce(),
+) -> Result<()> {
+    let subscriber =
+        client.subscriber(plan.topic.as_str(), plan.group.as_str()).settings(plan.settings.clone());
+    let subscriber = subscriber.prefetch(plan.prefetch).open().await?;
+    if let Some(killer) = &plan.dies_of {
+        ready();
+        loop {
+            let delivery = subscriber.receive().await?;
+            if delivery.payload().as_ref() == killer.as_bytes() {
+                die();
+                return Ok(());
+            }
+            delivery.ack().await?;
+        }
+    }
+    let mut held: Vec<Option<Delivery>> = Vec::new();
+    while held.len() < plan.receive {
+        held.push(Some(subscriber.receive().await?));
+    }
+    let mut acks = Vec::new();
+    for place in &plan.ack {
+        let delivery = held[*place].take().context("the plan acks one delivery twice")?;
+        acks.push(delivery.ack());
+    }
+    for ack in acks {
+        ack.await?;
+    }
+    ready();
+    pending().await
+}
+
+/// Returns whether this process was started to be killed.
+#[must_use]
+pub fn is_victim() -> bool {
+    std::env::var_os(PLAN).is_some()
+}
+
+/// If this process was started as a victim, becomes it and never returns.
+pub(super) async fn become_one() -> Result<()> {
+    let (Ok(url), Ok(plan)) = (std::env::var(URL), std::env::var(PLAN)) else { return Ok(()) };
+    let plan: Plan = serde_json::from_str(&plan)?;
+    let client = mq::connect(url).await?;
+    let die = || {
+        // `kill -9`: nothing of this process gets to run any more.
+        drop(std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status());
+    };
+    work(&client, &plan, || println!("{READY}"), die).await?;
+    tokio::time::sleep(Duration::MAX).await;
+    Ok(())
+}

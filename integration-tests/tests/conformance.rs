@@ -1,0 +1,14 @@
+//! Runs the conformance suite on memory and on the three brokers, in containers.
+
+use mq_integration_tests::suite::{self, Options};
+
+fn main() -> anyhow::Result<()> {
+    // A filter for other tests selects nothing here.
+    let filters: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    if !suite::is_victim() && !suite::selects(&filters) {
+        return Ok(());
+    }
+    // The same histories for every change; `cargo xtask conformance` draws new ones.
+    let options = Options { known_gaps: true, seed: Some(1), ..Options::default() };
+    suite::run_all_backends(options)
+}

@@ -1,0 +1,130 @@
+//! The state with its lock and its wake-ups: what handles and tasks share.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::reply::Reply;
+use super::state::{Action, HandKey, Phase, State};
+use crate::counters::Counters;
+use crate::driver::{Consumer, Context, Incoming};
+use crate::error::Result;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) state: Mutex<State>,
+    pub(crate) consumer: Arc<dyn Consumer>,
+    pub(crate) context: Context,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) backend: &'static str,
+    /// Something may be handed out.
+    pub(crate) ready: Notify,
+    /// There is room to fetch.
+    pub(crate) room: Notify,
+    /// There are settlements.
+    pub(crate) settle: Notify,
+    /// A timer may have moved forward, or a suspect may run.
+    pub(crate) timers: Notify,
+    /// The last settlement in hand is done, or the consumer failed.
+    pub(crate) idle: Notify,
+    /// Turns true when the tasks are to end.
+    pub(crate) stop: watch::Sender<bool>,
+}
+
+impl Shared {
+    /// Hands out one message if there is one.
+    pub(crate) fn take(&self) -> Result<Option<(Arc<Incoming>, HandKey)>> {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        let Some(taken) = state.take(now) else {
+            return state.ended().map_or(Ok(None), Err);
+        };
+        let more = state.has_ready();
+        drop(state);
+        if more {
+            self.ready.notify_one();
+        } else {
+            self.room.notify_one();
+        }
+        self.counters.received.fetch_add(1, Ordering::Relaxed);
+        Ok(Some(taken))
+    }
+
+    /// Hands out up to `max` messages under one lock.
+    pub(crate) fn take_many(&self, max: usize, into: &mut Vec<(Arc<Incoming>, HandKey)>) -> Result<()> {
+        let now = Instant::now();
+        let mut state = self.state.lock();
+        while into.len() < max {
+            let Some(taken) = state.take(now) else { break };
+            into.push(taken);
+        }
+        if into.is_empty()
+            && let Some(ended) = state.ended()
+        {
+            return Err(ended);
+        }
+        let more = state.has_ready();
+        drop(state);
+        if more {
+            self.ready.notify_one();
+        } else {
+            self.room.notify_one();
+        }
+        self.counters.received.fetch_add(into.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Settles one delivery: queued when this returns.
+    pub(crate) fn settle(&self, key: HandKey, action: Action, reply: Reply) {
+        self.settle_many(std::iter::once((key, action, reply)));
+    }
+
+    /// Settles many deliveries under one lock.
+    pub(crate) fn settle_many(&self, settlements: impl Iterator<Item = (HandKey, Action, Reply)>) {
+        let now = self.context.clock.now();
+        let mut state = self.state.lock();
+        let idle = !state.has_settlements();
+        for (key, action, reply) in settlements {
+            state.settle(key, action, reply, now);
+        }
+        let wake = idle && state.has_settlements();
+        drop(state);
+        if wake {
+            self.settle.notify_one();
+        }
+    }
+
+    pub(crate) fn extend(&self, key: HandKey) -> Result<()> {
+        self.state.lock().extend(key, Instant::now())
+    }
+
+    /// Stops handing out; returns when nothing is in hand or settling.
+    pub(crate) async fn drained(&self) {
+        self.state.lock().drain();
+        self.ready.notify_waiters();
+        loop {
+            let idle = self.idle.notified();
+            tokio::pin!(idle);
+            idle.as_mut().enable();
+            {
+                let state = self.state.lock();
+                if state.unsettled() == 0 || state.phase() == Phase::Closed {
+                    return;
+                }
+            }
+            idle.await;
+        }
+    }
+
+    /// Ends the tasks; what is in hand turns stale. Returns how many that was.
+    pub(crate) fn end(&self) -> usize {
+        let left = self.state.lock().close();
+        self.stop.send_replace(true);
+        self.ready.notify_waiters();
+        self.idle.notify_waiters();
+        left
+    }
+}

@@ -1,0 +1,661 @@
+//! What a consumer holds and what becomes of it: pure and synchronous.
+//!
+//! A message passes `admit` → (held until due) → (behind its key) → ready → in hand → settling →
+//! gone. Suspects on their last attempt wait in `alone` and run with nothing else in hand.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytestring::ByteString;
+use slab::Slab;
+use tokio::time::Instant;
+
+use super::gate::KeyGate;
+use super::reply::Reply;
+use crate::clock::Timestamp;
+use crate::driver::{Budget, Incoming, Lane, Outcome, Revocation, Settlement, Token};
+use crate::error::{Error, ErrorKind, Result};
+use crate::policy::{self, Admission, Case};
+use crate::topology::GroupSettings;
+
+/// What a holder, or time, decided about a delivery.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    Ack,
+    Retry { after: Duration, error: Option<ByteString> },
+    Dead { reason: ByteString, error: Option<ByteString> },
+    Defer { after: Duration },
+}
+
+/// Names a hand-out; a later hand-out in the same slot has another serial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HandKey {
+    slot: usize,
+    serial: u64,
+}
+
+#[derive(Debug)]
+struct Hand {
+    incoming: Arc<Incoming>,
+    serial: u64,
+    /// `None` once it is settling.
+    deadline: Option<Instant>,
+}
+
+/// A settlement on its way, beside the driver's copy of it.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) slot: usize,
+    pub(crate) action: Action,
+    pub(crate) reply: Reply,
+    pub(crate) tries: u32,
+}
+
+/// A batch of settlements for the driver, and whom to answer.
+#[derive(Debug, Default)]
+pub(crate) struct SettleBatch {
+    pub(crate) settlements: Vec<Settlement>,
+    pub(crate) pending: Vec<Pending>,
+}
+
+#[derive(Debug)]
+struct Held(Timestamp, u64, Arc<Incoming>);
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0, self.1) == (other.0, other.1)
+    }
+}
+impl Eq for Held {}
+impl PartialOrd for Held {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Held {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0, self.1).cmp(&(other.0, other.1))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Solo {
+    Idle,
+    /// Its start is being recorded.
+    Starting,
+    /// It may be handed out.
+    Started,
+    /// It is in this slot.
+    Running(usize),
+}
+
+/// Whether messages still flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Open,
+    /// Nothing more is handed out; what is in hand may be settled.
+    Draining,
+    /// Every settlement from now on is stale.
+    Closed,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    settings: Vec<GroupSettings>,
+    prefetch: Budget,
+    ready: VecDeque<Arc<Incoming>>,
+    held: BinaryHeap<Reverse<Held>>,
+    gate: KeyGate,
+    alone: VecDeque<Arc<Incoming>>,
+    solo: Solo,
+    hands: Slab<Hand>,
+    serial: u64,
+    have: Budget,
+    batch: SettleBatch,
+    revoking: Vec<Revocation>,
+    phase: Phase,
+    failure: Option<Error>,
+}
+
+impl State {
+    pub(crate) fn new(settings: Vec<GroupSettings>, prefetch: Budget) -> Self {
+        Self {
+            settings,
+            prefetch,
+            ready: VecDeque::new(),
+            held: BinaryHeap::new(),
+            gate: KeyGate::default(),
+            alone: VecDeque::new(),
+            solo: Solo::Idle,
+            hands: Slab::new(),
+            serial: 0,
+            have: Budget { messages: 0, bytes: 0 },
+            batch: SettleBatch::default(),
+            revoking: Vec::new(),
+            phase: Phase::Open,
+            failure: None,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Returns what may be fetched now. A quarter of the window at least, so that batches stay
+    /// batches; anything when there is nothing to hand out.
+    pub(crate) fn room(&self) -> Option<Budget> {
+        let room = Budget {
+            messages: self.prefetch.messages.saturating_sub(self.have.messages),
+            bytes: self.prefetch.bytes.saturating_sub(self.have.bytes),
+        };
+        let some = room.messages > 0 && room.bytes > 0 && self.phase == Phase::Open;
+        let much = room.messages >= self.prefetch.messages.div_ceil(4);
+        (some && (much || self.ready.is_empty())).then_some(room)
+    }
+
+    /// Takes in what was fetched.
+    pub(crate) fn admit(&mut self, deliveries: Vec<Incoming>, now: Timestamp) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        self.have.messages += deliveries.len();
+        for incoming in deliveries {
+            self.have.bytes += incoming.message.size();
+            let admission = policy::admit(&incoming, &self.settings[incoming.subscription], now);
+            let incoming = Arc::new(incoming);
+            match admission {
+                Admission::Deliver => self.offer(incoming),
+                Admission::Hold(at) => {
+                    self.serial += 1;
+                    self.held.push(Reverse(Held(at, self.serial, incoming)));
+                }
+                Admission::Alone => self.alone.push_back(incoming),
+                Admission::Dead => {
+                    let slot = self.hand(incoming, None).slot;
+                    let action = Action::Dead { reason: policy::MAX_ATTEMPTS.into(), error: None };
+                    self.enqueue(slot, action, Reply::Nobody, 0, now);
+                }
+            }
+        }
+    }
+
+    fn offer(&mut self, incoming: Arc<Incoming>) {
+        if self.settings[incoming.subscription].ordered {
+            self.ready.extend(self.gate.enter(incoming));
+        } else {
+            self.ready.push_back(incoming);
+        }
+    }
+
+    /// Makes ready what is due; returns when the next one is.
+    pub(crate) fn release_due(&mut self, now: Timestamp) -> Option<Timestamp> {
+        while let Some(Reverse(Held(at, ..))) = self.held.peek() {
+            if *at > now {
+                return Some(*at);
+            }
+            if let Some(Reverse(Held(.., incoming))) = self.held.pop() {
+                self.offer(incoming);
+            }
+        }
+        None
+    }
+
+    /// Returns whether a call of [`take`](Self::take) would return something.
+    pub(crate) fn has_ready(&self) -> bool {
+        match self.solo {
+            Solo::Idle => self.alone.is_empty() && !self.ready.is_empty(),
+            Solo::Started => true,
+            _ => false,
+        }
+    }
+
+    /// Hands out one message; its lease starts now.
+    pub(crate) fn take(&mut self, now: Instant) -> Option<(Arc<Incoming>, HandKey)> {
+        if !self.has_ready() || self.phase != Phase::Open {
+            return None;
+        }
+        let solo = self.solo == Solo::Started;
+        let incoming = if solo { self.alone.pop_front() } else { self.ready.pop_front() }?;
+        let lease = self.settings[incoming.subscription].lease;
+        let key = self.hand(incoming.clone(), Some(now + lease));
+        if solo {
+            self.solo = Solo::Running(key.slot);
+        }
+        Some((incoming, key))
+    }
+
+    fn hand(&mut self, incoming: Arc<Incoming>, deadline: Option<Instant>) -> HandKey {
+        self.serial += 1;
+        let slot = self.hands.insert(Hand { incoming, serial: self.serial, deadline });
+        HandKey { slot, serial: self.serial }
+    }
+
+    fn in_hand(&mut self, key: HandKey) -> Option<&mut Hand> {
+        self.hands.get_mut(key.slot).filter(|hand| hand.serial == key.serial && hand.deadline.is_some())
+    }
+
+    /// Settles what is in hand.
+    pub(crate) fn settle(&mut self, key: HandKey, action: Action, reply: Reply, now: Timestamp) {
+        if self.phase != Phase::Closed && self.in_hand(key).is_some() {
+            self.enqueue(key.slot, action, reply, 0, now);
+        } else {
+            reply.send(Err(stale()));
+        }
+    }
+
+    /// Starts the lease anew.
+    pub(crate) fn extend(&mut self, key: HandKey, now: Instant) -> Result<()> {
+        let phase = self.phase;
+        let Some(hand) = self.in_hand(key).filter(|_| phase != Phase::Closed) else { return Err(stale()) };
+        let subscription = hand.incoming.subscription;
+        let deadline = now + self.settings[subscription].lease;
+        self.hands[key.slot].deadline = Some(deadline);
+        Ok(())
+    }
+
+    /// Ends the leases that ran out: another attempt, or a dead letter. Returns a moment before
+    /// which none runs out, whatever is handed out meanwhile.
+    pub(crate) fn expire(
+        &mut self,
+        now: Instant,
+        wall: Timestamp,
+        mut expired: impl FnMut(&Incoming),
+    ) -> Instant {
+        let lease = self.settings.iter().map(|settings| settings.lease).min().unwrap_or_default();
+        let mut next = now + lease;
+        let mut over = Vec::new();
+        for (slot, hand) in &self.hands {
+            match hand.deadline {
+                Some(deadline) if deadline <= now => over.push(slot),
+                Some(deadline) => next = next.min(deadline),
+                None => {}
+            }
+        }
+        for slot in over {
+            expired(&self.hands[slot].incoming);
+            let error = Some(ByteString::from_static("the lease ran out"));
+            self.enqueue(slot, Action::Retry { after: Duration::ZERO, error }, Reply::Nobody, 0, wall);
+        }
+        next
+    }
+
+    fn enqueue(&mut self, slot: usize, action: Action, reply: Reply, tries: u32, now: Timestamp) {
+        let hand = &mut self.hands[slot];
+        hand.deadline = None;
+        let Incoming { token, subscription, message, envelope, .. } = &*hand.incoming;
+        let case = Case { message, envelope, settings: &self.settings[*subscription], now };
+        let outcome = match &action {
+            Action::Ack => Outcome::Ack,
+            Action::Retry { after, error } => Outcome::Relocate(Box::new(case.retry(*after, error.clone()))),
+            Action::Dead { reason, error } => {
+                Outcome::Relocate(Box::new(case.dead(reason.clone(), error.clone())))
+            }
+            Action::Defer { after } => Outcome::Relocate(Box::new(case.defer(*after))),
+        };
+        self.batch.settlements.push(Settlement { token: *token, subscription: *subscription, outcome });
+        self.batch.pending.push(Pending { slot, action, reply, tries });
+    }
+
+    /// Tries a failed settlement again.
+    pub(crate) fn again(&mut self, failed: Pending, now: Timestamp) {
+        let Pending { slot, action, reply, tries } = failed;
+        self.enqueue(slot, action, reply, tries + 1, now);
+    }
+
+    pub(crate) fn has_settlements(&self) -> bool {
+        !self.batch.pending.is_empty()
+    }
+
+    /// Takes the settlements that wait, leaving room for as many.
+    pub(crate) fn take_settlements(&mut self) -> SettleBatch {
+        let size = self.batch.pending.len();
+        let next = SettleBatch { settlements: Vec::with_capacity(size), pending: Vec::with_capacity(size) };
+        std::mem::replace(&mut self.batch, next)
+    }
+
+    /// Ends a settlement that the driver answered.
+    pub(crate) fn complete(&mut self, slot: usize) {
+        let Some(hand) = self.hands.try_remove(slot) else { return };
+        self.forget(&hand.incoming);
+        if self.settings[hand.incoming.subscription].ordered {
+            self.ready.extend(self.gate.leave(&hand.incoming));
+        }
+        if self.solo == Solo::Running(slot) {
+            self.solo = Solo::Idle;
+        }
+        if !self.revoking.is_empty() {
+            self.finish_revocations();
+        }
+    }
+
+    fn forget(&mut self, incoming: &Incoming) {
+        self.have.messages -= 1;
+        self.have.bytes -= incoming.message.size();
+    }
+
+    /// Gives up a lane: what was not handed out is forgotten; a lost lane's hand-outs are stale.
+    pub(crate) fn revoke(&mut self, revocation: Revocation) {
+        let lane = revocation.lane;
+        for incoming in self.gate.forget(lane) {
+            self.forget(&incoming);
+        }
+        let (gone, kept) = self.ready.drain(..).partition(|incoming| incoming.token.lane == lane);
+        self.ready = kept;
+        let gone: VecDeque<Arc<Incoming>> = gone;
+        for incoming in gone {
+            self.forget(&incoming);
+            if self.settings[incoming.subscription].ordered {
+                self.ready.extend(self.gate.leave(&incoming));
+            }
+        }
+        let held = std::mem::take(&mut self.held).into_vec();
+        let alone = std::mem::take(&mut self.alone);
+        for Reverse(held) in held {
+            match held.2.token.lane == lane {
+                true => self.forget(&held.2),
+                false => self.held.push(Reverse(held)),
+            }
+        }
+        if self.solo == Solo::Started && alone.front().is_some_and(|first| first.token.lane == lane) {
+            self.solo = Solo::Idle;
+        }
+        for incoming in alone {
+            match incoming.token.lane == lane {
+                true => self.forget(&incoming),
+                false => self.alone.push_back(incoming),
+            }
+        }
+        if revocation.release.is_some() {
+            self.revoking.push(revocation);
+            self.finish_revocations();
+        } else {
+            self.lose(lane);
+        }
+    }
+
+    /// Drops what is in hand from a lost lane; what is settling gets the driver's answer.
+    fn lose(&mut self, lane: Lane) {
+        let lost: Vec<usize> = self
+            .hands
+            .iter()
+            .filter(|(_, hand)| hand.incoming.token.lane == lane && hand.deadline.is_some())
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in lost {
+            self.complete(slot);
+        }
+        self.revoking.retain(|revocation| revocation.lane != lane);
+    }
+
+    fn finish_revocations(&mut self) {
+        let hands = &self.hands;
+        self.revoking
+            .retain(|revocation| hands.iter().any(|(_, hand)| hand.incoming.token.lane == revocation.lane));
+    }
+
+    /// Returns the suspect whose start must be recorded now: nothing is in hand.
+    pub(crate) fn next_solo(&mut self) -> Option<Token> {
+        if self.solo != Solo::Idle || !self.hands.is_empty() || self.phase != Phase::Open {
+            return None;
+        }
+        let token = self.alone.front()?.token;
+        self.solo = Solo::Starting;
+        Some(token)
+    }
+
+    /// Takes in whether the start was recorded.
+    pub(crate) fn solo_started(&mut self, token: Token, recorded: &Result<()>) {
+        let first = self.alone.front().is_some_and(|first| first.token == token);
+        self.solo = if first && recorded.is_ok() { Solo::Started } else { Solo::Idle };
+        if first
+            && recorded.as_ref().is_err_and(|error| error.kind() == ErrorKind::StaleDelivery)
+            && let Some(gone) = self.alone.pop_front()
+        {
+            self.forget(&gone);
+        }
+    }
+
+    /// Stops handing out and forgets what was not handed out; the driver gives it back at close.
+    pub(crate) fn drain(&mut self) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Draining;
+        }
+        self.ready.clear();
+        self.held.clear();
+        self.alone.clear();
+        self.gate.clear();
+    }
+
+    /// Returns how many are in hand or settling.
+    pub(crate) fn unsettled(&self) -> usize {
+        self.hands.len()
+    }
+
+    /// Makes what is still in hand stale and returns how many that was; answers what never reached
+    /// the driver.
+    pub(crate) fn close(&mut self) -> usize {
+        self.drain();
+        self.phase = Phase::Closed;
+        for pending in self.take_settlements().pending {
+            pending.reply.send(Err(Error::new(
+                ErrorKind::Closed,
+                "the subscriber was closed before this was settled",
+            )));
+        }
+        let left = self.hands.len();
+        self.hands.clear();
+        self.revoking.clear();
+        left
+    }
+
+    /// Ends the consumer with what time can't heal.
+    pub(crate) fn fail(&mut self, error: Error) {
+        self.failure = Some(error);
+        self.close();
+    }
+
+    /// Returns the error of who receives from a consumer that is not open.
+    pub(crate) fn ended(&self) -> Option<Error> {
+        match (&self.failure, self.phase) {
+            (Some(failure), _) => Some(failure.duplicate()),
+            (None, Phase::Open) => None,
+            (None, _) => Some(Error::new(ErrorKind::Closed, "the subscriber was closed")),
+        }
+    }
+}
+
+fn stale() -> Error {
+    Error::new(
+        ErrorKind::StaleDelivery,
+        "the lease ran out or the message went to another consumer; it is delivered again",
+    )
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::driver::{ReleaseGuard, Suspect};
+    use crate::envelope::Envelope;
+    use crate::message::Message;
+
+    pub(crate) fn incoming(serial: u64, key: Option<&[u8]>) -> Incoming {
+        let mut message = Message::with_id("body", "id");
+        message.key = key.map(bytes::Bytes::copy_from_slice);
+        Incoming {
+            token: Token { lane: 0, epoch: 0, high: serial, low: 0 },
+            subscription: 0,
+            message,
+            envelope: Envelope::default(),
+            redelivered: false,
+            suspect: None,
+            position: None,
+        }
+    }
+
+    fn suspect(serial: u64, attempt: u32, started: bool) -> Incoming {
+        let mut incoming = incoming(serial, None);
+        incoming.envelope.attempt = attempt;
+        incoming.suspect = Some(Suspect { started });
+        incoming
+    }
+
+    fn state() -> State {
+        State::new(
+            vec![GroupSettings::default().max_attempts(2).lease(Duration::from_secs(1))],
+            Budget { messages: 8, bytes: 1 << 20 },
+        )
+    }
+
+    const NOW: Timestamp = Timestamp::from_millis(1000);
+
+    fn finish(state: &mut State) -> usize {
+        let batch = state.take_settlements();
+        batch.pending.iter().for_each(|pending| state.complete(pending.slot));
+        batch.pending.len()
+    }
+
+    #[tokio::test]
+    async fn a_last_attempt_runs_alone_after_its_start_is_recorded() {
+        let mut state = state();
+        let now = Instant::now();
+        state.admit(vec![incoming(1, None), suspect(2, 2, false), incoming(3, None)], NOW);
+        assert!(state.take(now).is_none(), "the suspect goes first, alone");
+        let token = state.next_solo().unwrap();
+        assert!(state.take(now).is_none(), "its start is not recorded yet");
+        state.solo_started(token, &Ok(()));
+        let (running, key) = state.take(now).unwrap();
+        assert_eq!(running.token.high, 2);
+        assert!(state.take(now).is_none(), "nothing beside it");
+        state.settle(key, Action::Ack, Reply::Nobody, NOW);
+        assert_eq!(finish(&mut state), 1);
+        assert_eq!(state.take(now).unwrap().0.token.high, 1);
+    }
+
+    #[tokio::test]
+    async fn a_started_suspect_is_dead_lettered() {
+        let mut state = state();
+        state.admit(vec![suspect(1, 3, true)], NOW);
+        let batch = state.take_settlements();
+        let Outcome::Relocate(relocation) = &batch.settlements[0].outcome else { panic!("not relocated") };
+        assert_eq!(relocation.envelope.attempt, 2);
+        assert!(relocation.envelope.death.is_some());
+    }
+
+    #[tokio::test]
+    async fn an_expired_lease_makes_the_late_settlement_stale() {
+        let mut state = state();
+        let now = Instant::now();
+        state.admit(vec![incoming(1, None)], NOW);
+        let (_, key) = state.take(now).unwrap();
+        let later = now + Duration::from_millis(600);
+        state.extend(key, later).unwrap();
+        assert_eq!(
+            state.expire(now + Duration::from_millis(1100), NOW, |_| panic!("extended")),
+            later + Duration::from_secs(1)
+        );
+        let mut expired = 0;
+        state.expire(later + Duration::from_secs(1), NOW, |_| expired += 1);
+        assert_eq!(expired, 1);
+        let (caller, mut answer) = tokio::sync::oneshot::channel();
+        state.settle(key, Action::Ack, Reply::One(caller), NOW);
+        assert_eq!(answer.try_recv().unwrap().unwrap_err().kind(), ErrorKind::StaleDelivery);
+        assert_eq!(finish(&mut state), 1, "only the relocation");
+    }
+
+    #[tokio::test]
+    async fn held_messages_come_in_due_order() {
+        let mut state = state();
+        let hold = |serial, at| {
+            let mut incoming = incoming(serial, None);
+            incoming.message.deliver_at = Some(Timestamp::from_millis(at));
+            incoming
+        };
+        state.admit(vec![hold(1, 1300), hold(2, 1100), hold(3, 900)], NOW);
+        assert_eq!(state.take(Instant::now()).unwrap().0.token.high, 3);
+        assert!(state.take(Instant::now()).is_none());
+        assert_eq!(state.release_due(Timestamp::from_millis(1100)), Some(Timestamp::from_millis(1300)));
+        assert_eq!(state.take(Instant::now()).unwrap().0.token.high, 2);
+    }
+
+    #[tokio::test]
+    async fn a_lane_is_not_released_by_draining_before_its_hand_is_settled() {
+        let mut state = state();
+        state.admit(vec![incoming(1, None)], NOW);
+        let (_, key) = state.take(Instant::now()).unwrap();
+        let (done, mut released) = tokio::sync::oneshot::channel();
+        let release = Some(ReleaseGuard { within: Duration::from_secs(1), done });
+        state.revoke(Revocation { lane: 0, epoch: 0, release });
+        state.drain();
+        assert_eq!(state.room(), None, "nothing is fetched while draining");
+        assert_eq!(released.try_recv().unwrap_err(), tokio::sync::oneshot::error::TryRecvError::Empty);
+        state.settle(key, Action::Ack, Reply::Nobody, NOW);
+        finish(&mut state);
+        assert_eq!(released.try_recv().unwrap_err(), tokio::sync::oneshot::error::TryRecvError::Closed);
+    }
+
+    #[tokio::test]
+    async fn an_orderly_revocation_waits_for_what_is_in_hand() {
+        let mut state = state();
+        state.admit(vec![incoming(1, None), incoming(2, None)], NOW);
+        let (_, key) = state.take(Instant::now()).unwrap();
+        let (done, mut released) = tokio::sync::oneshot::channel();
+        let release = Some(ReleaseGuard { within: Duration::from_secs(1), done });
+        state.revoke(Revocation { lane: 0, epoch: 0, release });
+        assert!(state.take(Instant::now()).is_none());
+        assert_eq!(released.try_recv().unwrap_err(), tokio::sync::oneshot::error::TryRecvError::Empty);
+        state.settle(key, Action::Ack, Reply::Nobody, NOW);
+        finish(&mut state);
+        assert_eq!(released.try_recv().unwrap_err(), tokio::sync::oneshot::error::TryRecvError::Closed);
+    }
+
+    proptest! {
+        /// Whatever happens, what is held is counted right and comes back to nothing.
+        #[test]
+        fn the_window_is_returned_in_full(steps in proptest::collection::vec(0u8..7, 1..300)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let _guard = runtime.enter();
+            let mut state = state();
+            let (mut now, mut wall, mut serial) = (Instant::now(), NOW, 0);
+            let mut hands = Vec::new();
+            for step in steps {
+                match step {
+                    0 | 1 if state.room().is_some() => {
+                        serial += 1;
+                        let mut message = if serial % 5 == 0 { suspect(serial, 2, false) } else { incoming(serial, None) };
+                        if serial % 3 == 0 {
+                            message.message.deliver_at = Some(wall.plus(Duration::from_millis(400)));
+                        }
+                        message.token.lane = (serial % 2) as u32;
+                        state.admit(vec![message], wall);
+                    }
+                    2 => hands.extend(state.take(now).map(|(_, key)| key)),
+                    3 => if let Some(key) = hands.pop() { state.settle(key, Action::Defer { after: Duration::ZERO }, Reply::Nobody, wall) },
+                    4 => { finish(&mut state); }
+                    5 => {
+                        now += Duration::from_millis(300);
+                        wall = wall.plus(Duration::from_millis(300));
+                        state.expire(now, wall, |_| {});
+                        state.release_due(wall);
+                        if let Some(token) = state.next_solo() { state.solo_started(token, &Ok(())); }
+                    }
+                    _ => state.revoke(Revocation { lane: (serial % 2) as u32, epoch: 0, release: None }),
+                }
+                prop_assert!(state.have.messages <= 8);
+            }
+            for _ in 0..100 {
+                now += Duration::from_secs(2);
+                wall = wall.plus(Duration::from_secs(2));
+                state.expire(now, wall, |_| {});
+                state.release_due(wall);
+                finish(&mut state);
+                if let Some(token) = state.next_solo() { state.solo_started(token, &Ok(())); }
+                while state.take(now).is_some() {}
+            }
+            prop_assert_eq!(state.have, Budget { messages: 0, bytes: 0 });
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The three tasks of a consumer: fetch, settle, and keep time.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::shared::Shared;
+use super::state::{Action, Pending, Phase, SettleBatch};
+use crate::coalesce::{self, Next};
+use crate::driver::{Fetched, Token};
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Event;
+
+/// Settle calls in flight at once.
+const SETTLE_CALLS: usize = 8;
+/// The longest wait between two tries of a settlement that failed.
+const SETTLE_PAUSE: Duration = Duration::from_secs(5);
+
+/// Starts the tasks; they end when `stop` turns true.
+pub(crate) fn start(shared: &Arc<Shared>) {
+    tokio::spawn(until_stopped(shared.stop.subscribe(), fetch(shared.clone())));
+    tokio::spawn(until_stopped(shared.stop.subscribe(), settle(shared.clone())));
+    tokio::spawn(until_stopped(shared.stop.subscribe(), keep_time(shared.clone())));
+}
+
+async fn until_stopped(mut stop: watch::Receiver<bool>, task: impl Future<Output = ()>) {
+    tokio::select! {
+        () = task => {}
+        // The sender lives in what the task holds.
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}
+
+async fn fetch(shared: Arc<Shared>) {
+    loop {
+        let room = shared.state.lock().room();
+        let Some(room) = room else {
+            shared.room.notified().await;
+            continue;
+        };
+        match shared.consumer.fetch(room).await {
+            Ok(fetched) => take_in(&shared, fetched),
+            Err(error) => {
+                if error.kind() != ErrorKind::Closed {
+                    shared.context.events.failed("fetch", &error);
+                }
+                shared.state.lock().fail(error.during(shared.backend, "receive"));
+                shared.ready.notify_waiters();
+                shared.idle.notify_waiters();
+                return;
+            }
+        }
+    }
+}
+
+fn take_in(shared: &Shared, fetched: Fetched) {
+    let now = shared.context.clock.now();
+    let suspects = fetched.deliveries.iter().filter(|incoming| incoming.suspect.is_some()).count() as u64;
+    let timed = suspects > 0
+        || fetched.deliveries.iter().any(|incoming| incoming.message.deliver_at.is_some_and(|at| at > now));
+    let mut state = shared.state.lock();
+    for revocation in fetched.revoked {
+        state.revoke(revocation);
+    }
+    state.admit(fetched.deliveries, now);
+    let settle = state.has_settlements();
+    let idle = state.unsettled() == 0;
+    drop(state);
+    shared.ready.notify_one();
+    if timed {
+        shared.timers.notify_one();
+    }
+    if settle {
+        shared.settle.notify_one();
+    }
+    if idle {
+        shared.idle.notify_waiters();
+    }
+    if suspects > 0 {
+        shared.context.events.emit(Event::TakenOver { messages: suspects });
+    }
+}
+
+async fn settle(shared: Arc<Shared>) {
+    let next = || {
+        let mut state = shared.state.lock();
+        if state.has_settlements() { Next::Batch(state.take_settlements()) } else { Next::Empty }
+    };
+    coalesce::pump(&shared.settle, SETTLE_CALLS, next, |batch| settle_batch(shared.clone(), batch)).await;
+}
+
+async fn settle_batch(shared: Arc<Shared>, batch: SettleBatch) {
+    let verdicts = shared.consumer.settle(batch.settlements).await;
+    let mut failed = Vec::new();
+    let mut answers = Vec::with_capacity(batch.pending.len());
+    {
+        let mut state = shared.state.lock();
+        for (pending, verdict) in batch.pending.into_iter().zip(verdicts) {
+            match &verdict {
+                Err(error) if state.phase() != Phase::Closed && error.kind() != ErrorKind::StaleDelivery => {
+                    failed.push((pending, verdict));
+                    continue;
+                }
+                _ => state.complete(pending.slot),
+            }
+            answers.push((pending, verdict));
+        }
+        let (ready, room, idle) = (state.has_ready(), state.room().is_some(), state.unsettled() == 0);
+        drop(state);
+        wake(&shared, ready, room, idle);
+    }
+    for (pending, verdict) in answers {
+        answer(&shared, pending, verdict);
+    }
+    if !failed.is_empty() {
+        tokio::spawn(try_again(shared, failed));
+    }
+}
+
+fn wake(shared: &Shared, ready: bool, room: bool, idle: bool) {
+    if ready {
+        shared.ready.notify_one();
+    }
+    if room {
+        shared.room.notify_one();
+    }
+    if idle {
+        shared.idle.notify_waiters();
+        // A suspect may wait for empty hands.
+        shared.timers.notify_one();
+    }
+}
+
+fn answer(shared: &Shared, pending: Pending, verdict: Result<()>) {
+    let counter = match (&verdict, &pending.action) {
+        (Err(_), _) => &shared.counters.stale,
+        (Ok(()), Action::Ack) => &shared.counters.acked,
+        (Ok(()), Action::Retry { .. }) => &shared.counters.retried,
+        (Ok(()), Action::Dead { .. }) => &shared.counters.dead,
+        (Ok(()), Action::Defer { .. }) => &shared.counters.deferred,
+    };
+    counter.fetch_add(1, Ordering::Relaxed);
+    pending.reply.send(verdict.map_err(|error| error.during(shared.backend, "settle")));
+}
+
+/// The source is still this consumer's and nobody else will get it: settle it until it succeeds,
+/// turns stale, or the consumer is closed.
+async fn try_again(shared: Arc<Shared>, failed: Vec<(Pending, Result<()>)>) {
+    if let Some((_, Err(error))) = failed.first() {
+        shared.context.events.failed("settle", error);
+    }
+    let tries = failed.iter().map(|(pending, _)| pending.tries).max().unwrap_or(0);
+    let pause = Duration::from_millis(50).saturating_mul(1 << tries.min(10)).min(SETTLE_PAUSE);
+    let mut stop = shared.stop.subscribe();
+    let stopped =
+        tokio::time::timeout(pause.mul_f64(0.5 + fastrand::f64() / 2.0), stop.wait_for(|stop| *stop))
+            .await
+            .is_ok();
+    let now = shared.context.clock.now();
+    let mut state = shared.state.lock();
+    let closed = stopped || state.phase() == Phase::Closed;
+    let mut answers = Vec::new();
+    for (pending, verdict) in failed {
+        if closed {
+            answers.push((pending, verdict));
+        } else {
+            state.again(pending, now);
+        }
+    }
+    drop(state);
+    shared.settle.notify_one();
+    for (pending, verdict) in answers {
+        pending.reply.send(verdict);
+    }
+}
+
+async fn keep_time(shared: Arc<Shared>) {
+    loop {
+        let (next, solo) = tick(&shared);
+        if let Some(token) = solo {
+            let recorded = shared.consumer.start(token).await;
+            if let Err(error) = &recorded
+                && error.kind() != ErrorKind::StaleDelivery
+            {
+                shared.context.events.failed("start", error);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            shared.state.lock().solo_started(token, &recorded);
+            shared.ready.notify_one();
+            continue;
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            () = shared.timers.notified() => {}
+        }
+    }
+}
+
+/// Moves time forward in the state; returns when to look again, and a suspect to start.
+fn tick(shared: &Shared) -> (Instant, Option<Token>) {
+    let (now, wall) = (Instant::now(), shared.context.clock.now());
+    let mut expired = Vec::new();
+    let mut state = shared.state.lock();
+    let lease = state.expire(now, wall, |incoming| expired.push(incoming.message.id.to_string()));
+    let due = state.release_due(wall).map(|at| now + at.since(wall));
+    let solo = state.next_solo();
+    let (ready, settle) = (state.has_ready(), state.has_settlements());
+    drop(state);
+    if ready {
+        shared.ready.notify_one();
+    }
+    if settle {
+        shared.settle.notify_one();
+    }
+    shared.counters.expired.fetch_add(expired.len() as u64, Ordering::Relaxed);
+    for id in expired {
+        shared.context.events.emit(Event::LeaseExpired { id });
+    }
+    (due.map_or(lease, |due| due.min(lease)), solo)
+}
+
+/// The error of a settlement whose consumer went away before it was answered.
+pub(crate) fn unanswered() -> Error {
+    Error::new(ErrorKind::Closed, "the subscriber was closed before this was settled")
+}

@@ -1,0 +1,428 @@
+//! What a backend implements.
+//!
+//! Users never see these traits; they hold [`Client`](crate::Client) and its handles, which check
+//! arguments and capabilities, coalesce sends and settlements into batches, decide what becomes of
+//! a message ([`policy`](crate::policy)), keep leases and key order, and add context to errors. A
+//! driver moves batches: it sends, fetches, settles and administrates, and nothing else.
+//!
+//! **Rules for every method**
+//! - *Blocking*: never block the calling thread; use a thread of your own for a blocking client.
+//! - *Cancellation*: core polls driver futures from tasks of its own and drops them only when the
+//!   handle is closed; still, a dropped future must leak nothing.
+//! - *Concurrency*: all methods take `&self` and may run at once, as said at each.
+//! - *Who retries*: core retries nothing. A driver reconnects by itself, with jittered back-off,
+//!   tells [`Events`], and keeps `fetch` waiting meanwhile; only what time can't heal
+//!   (credentials, permission) ends a consumer. A call that needs a reply from the broker and
+//!   can't get one fails within the connection's timeout.
+//! - *Sessions*: a consumer is one session with the broker. A live member keeps what it fetched until it
+//!   settles or its lane is revoked: leases that run out while the holder lives are core's
+//!   business. When the broker (or, where it has none, the driver's heartbeat) declares a session
+//!   dead, what it held goes to others as [`Suspect`]; should the dead member live after all, its
+//!   settlements fail with [`ErrorKind::StaleDelivery`](crate::ErrorKind::StaleDelivery).
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use crate::capability::Capabilities;
+use crate::clock::{Clock, Timestamp};
+use crate::envelope::Envelope;
+use crate::error::Result;
+use crate::event::Events;
+use crate::message::{Message, MessageId, Position, Receipt};
+use crate::name::{GroupName, TopicName};
+use crate::topology::{GroupSettings, Policy, Start, TopicSpec};
+
+/// What core hands to a backend when it is made.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// The clock; drivers ask no other.
+    pub clock: Clock,
+    /// Where to tell what happens.
+    pub events: Events,
+}
+
+/// A connection to one broker, or several connections that belong together.
+#[async_trait]
+pub trait Backend: Debug + Send + Sync + 'static {
+    /// Returns what the backend can do. Core checks it before it calls anything else.
+    fn capabilities(&self) -> &'static Capabilities;
+
+    /// Returns the context given when the backend was made.
+    fn context(&self) -> &Context;
+
+    /// Returns the largest message the broker takes, in bytes of [`Message::size`].
+    fn max_message_size(&self) -> usize;
+
+    /// Connects, if that was not done, and returns the producer; core asks once per client.
+    ///
+    /// # Errors
+    /// A broker that is away or refuses the credentials: within 5 s.
+    async fn producer(&self) -> Result<Arc<dyn Producer>>;
+
+    /// Opens a member of a group. Its topics and groups exist, as far as the policy said.
+    ///
+    /// # Errors
+    /// As for [`producer`](Self::producer); `NotFound` where topology is missing.
+    async fn consumer(&self, options: ConsumerOptions) -> Result<Arc<dyn Consumer>>;
+
+    /// Returns the administration of the broker.
+    ///
+    /// # Errors
+    /// As for [`producer`](Self::producer).
+    async fn admin(&self) -> Result<Arc<dyn Admin>>;
+
+    /// Closes all connections. Producers and consumers were closed before.
+    async fn close(&self);
+}
+
+/// A message on its way out.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The topic.
+    pub topic: TopicName,
+    /// The message, with `published_at` set; `deliver_at` in the future asks the broker to hold it.
+    pub message: Message,
+}
+
+/// Sends messages of all topics of a client.
+#[async_trait]
+pub trait Producer: Debug + Send + Sync {
+    /// Sends a batch; returns one verdict per message, in order.
+    ///
+    /// `Ok` means that the broker confirmed the message. An error of kind `Rejected`, `NotFound`,
+    /// `InvalidInput` or `Unauthorized` says that it is stored nowhere, for certain; when in doubt
+    /// the kind is `UnknownOutcome`.
+    ///
+    /// Core calls this from one task and polls each future once before it makes the next call;
+    /// several are then in flight. Messages of one topic and key reach the broker in the order of
+    /// the calls and of the batch: hand the batch to the native client on the first poll.
+    async fn send(&self, batch: Vec<Outgoing>) -> Vec<Result<Receipt>>;
+
+    /// Waits until everything handed to the native client is confirmed or failed, then releases it.
+    async fn close(&self);
+}
+
+/// A topic of a consumer.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    /// The topic.
+    pub topic: TopicName,
+    /// The settings the group was declared with on this topic.
+    pub settings: GroupSettings,
+}
+
+/// What a consumer is opened with.
+#[derive(Clone, Debug)]
+pub struct ConsumerOptions {
+    /// The group.
+    pub group: GroupName,
+    /// Its topics, at least one; one native consumer serves them all.
+    pub subscriptions: Vec<Subscription>,
+    /// The most the consumer holds unsettled; also the size of native prefetch windows.
+    pub prefetch: Budget,
+}
+
+/// A bound in messages and bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes of [`Message::size`].
+    pub bytes: usize,
+}
+
+/// A unit of exclusive ownership within a consumer: a Kafka partition, a queue, a stream. Numbers
+/// are the driver's own.
+pub type Lane = u32;
+
+/// Names a delivery to its driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token {
+    /// The lane it came from.
+    pub lane: Lane,
+    /// The ownership of the lane it came from; an old epoch's settlement is stale.
+    pub epoch: u32,
+    /// Offset, delivery tag, or the first part of an entry id.
+    pub high: u64,
+    /// The second part of an entry id.
+    pub low: u64,
+}
+
+/// Says that a delivery was held by a member that died.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suspect {
+    /// Whether [`Consumer::start`] had recorded that it was about to run alone.
+    pub started: bool,
+}
+
+/// A message fetched for this member, not handed out yet.
+#[derive(Clone, Debug)]
+pub struct Incoming {
+    /// Names it in settlements.
+    pub token: Token,
+    /// The index of its subscription.
+    pub subscription: usize,
+    /// The message. A `deliver_at` still to come is held by core.
+    pub message: Message,
+    /// Its history in this group. For a suspect, `attempt` is already one more than at the delivery that died.
+    pub envelope: Envelope,
+    /// Whether this or an earlier copy was fetched before.
+    pub redelivered: bool,
+    /// Set if a member died with it.
+    pub suspect: Option<Suspect>,
+    /// Where it is stored.
+    pub position: Option<Position>,
+}
+
+/// What a fetch brings. Core takes `revoked` first.
+#[derive(Debug, Default)]
+pub struct Fetched {
+    /// Messages; on a lane of an ordered group in their order.
+    pub deliveries: Vec<Incoming>,
+    /// Lanes that are about to go or are gone.
+    pub revoked: Vec<Revocation>,
+}
+
+/// A lane that is taken from this consumer.
+#[derive(Debug)]
+pub struct Revocation {
+    /// The lane.
+    pub lane: Lane,
+    /// Which ownership of it ends.
+    pub epoch: u32,
+    /// `Some`: an orderly hand-over. Core forgets what it has not handed out, lets what was handed out be
+    /// settled, and drops the guard when none is left or the time is over. `None`: the lane is
+    /// lost, and what was handed out is stale.
+    pub release: Option<ReleaseGuard>,
+}
+
+/// Dropped by core when it holds nothing more of a lane.
+#[derive(Debug)]
+pub struct ReleaseGuard {
+    /// How long the driver waits before it takes the lane anyway.
+    pub within: Duration,
+    /// Resolves for the driver when this side is dropped.
+    pub done: tokio::sync::oneshot::Sender<std::convert::Infallible>,
+}
+
+/// What becomes of a delivery.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Done with.
+    Ack,
+    /// Stored elsewhere, confirmed, and only then done with here.
+    Relocate(Box<Relocation>),
+}
+
+/// Where a relocated message goes; always of the same group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// The group's inbox: it comes back to the group, and to no other.
+    Inbox,
+    /// The group's dead letters.
+    Dead,
+}
+
+/// A copy to be stored. Its `message.deliver_at` says when it may come back.
+#[derive(Clone, Debug)]
+pub struct Relocation {
+    /// Where to.
+    pub to: Destination,
+    /// The message.
+    pub message: Message,
+    /// Its history, updated.
+    pub envelope: Envelope,
+}
+
+/// A delivery and what becomes of it.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// The delivery.
+    pub token: Token,
+    /// The index of its subscription.
+    pub subscription: usize,
+    /// What becomes of it.
+    pub outcome: Outcome,
+}
+
+/// A member of a group.
+#[async_trait]
+pub trait Consumer: Debug + Send + Sync {
+    /// Waits until there is something and returns it, at most about `budget`.
+    ///
+    /// Called by one task, again as soon as there is room. `budget` is what the consumer may hold
+    /// beyond what it has. Never returns an empty `Fetched`.
+    ///
+    /// # Errors
+    /// Ends the consumer: only for what time can't heal, or `Closed` after [`close`](Self::close).
+    async fn fetch(&self, budget: Budget) -> Result<Fetched>;
+
+    /// Settles a batch; returns one verdict per settlement, in order.
+    ///
+    /// `Ok` means that the broker has it: after a crash an acked message does not come back, a
+    /// relocated one is at its destination. A relocation confirms the copy before it settles the
+    /// source, and leaves the source as it was if the copy failed. `StaleDelivery`: the delivery
+    /// is no longer this member's. Core may have several calls in flight.
+    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<()>>;
+
+    /// Records durably that a suspect on its last attempt is about to run alone, so that a
+    /// member that finds it after another crash sees [`Suspect::started`]. Cleared when it is settled.
+    ///
+    /// # Errors
+    /// As for a settlement.
+    async fn start(&self, token: Token) -> Result<()>;
+
+    /// Leaves the group. What is held is given back at once and not counted; `fetch` ends with `Closed`.
+    ///
+    /// # Errors
+    /// What could not be given back comes back when the broker ends the session.
+    async fn close(&self) -> Result<()>;
+}
+
+/// A topic as found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct TopicInfo {
+    /// Its name.
+    pub topic: String,
+    /// Its partitions, if known.
+    pub partitions: Option<u32>,
+    /// How long it keeps messages, in milliseconds, if it was said.
+    pub retention_ms: Option<u64>,
+    /// Its groups, if known.
+    pub groups: Option<Vec<String>>,
+}
+
+impl TopicInfo {
+    /// Makes the description of a topic of which only the name is known.
+    #[must_use]
+    pub fn new(topic: impl Into<String>) -> Self {
+        Self { topic: topic.into(), partitions: None, retention_ms: None, groups: None }
+    }
+}
+
+/// Counts of one group on one topic; `None` where the broker cannot say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Waiting to be fetched, now.
+    pub ready: Option<u64>,
+    /// Held by consumers.
+    pub in_flight: Option<u64>,
+    /// Waiting for their time.
+    pub delayed: Option<u64>,
+    /// Dead letters.
+    pub dead: Option<u64>,
+    /// When the oldest waiting message was sent.
+    pub oldest_ready_at: Option<Timestamp>,
+    /// Live members.
+    pub consumers: Option<u64>,
+}
+
+/// A dead letter.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    /// The message as it was sent.
+    pub message: Message,
+    /// Attempts made, first seen, last error, reason and time of death.
+    pub envelope: Envelope,
+    /// Where the dead letter is stored, for paging.
+    pub position: Option<Position>,
+}
+
+impl DeadLetter {
+    /// Makes a dead letter.
+    #[must_use]
+    pub const fn new(message: Message, envelope: Envelope, position: Option<Position>) -> Self {
+        Self { message, envelope, position }
+    }
+}
+
+/// A part of a listing.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    /// Skip this many from the oldest.
+    pub offset: usize,
+    /// Return at most this many.
+    pub limit: usize,
+}
+
+/// Which dead letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// All that are there when the call starts.
+    All,
+    /// Those with these message ids.
+    Ids(Vec<MessageId>),
+}
+
+impl Selection {
+    /// Returns whether `id` is selected.
+    #[must_use]
+    pub fn contains(&self, id: &MessageId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Ids(ids) => ids.contains(id),
+        }
+    }
+}
+
+/// Administrates topics, groups and dead letters.
+///
+/// Calls are rare and may be slow; each fails with `Timeout` or `Unavailable` rather than hang.
+#[async_trait]
+pub trait Admin: Debug + Send + Sync {
+    /// Makes sure that a topic is there, as `policy` says (`Assume` never arrives here).
+    async fn ensure_topic(&self, topic: &TopicName, spec: &TopicSpec, policy: Policy) -> Result<()>;
+
+    /// Makes sure that a group, its inbox and its dead letters are there, with these settings. A new group
+    /// starts where `settings.start` says, as of this call, before it has a member.
+    async fn ensure_group(
+        &self,
+        topic: &TopicName,
+        group: &GroupName,
+        settings: &GroupSettings,
+        policy: Policy,
+    ) -> Result<()>;
+
+    /// Returns the settings a group was declared with.
+    async fn group_settings(&self, topic: &TopicName, group: &GroupName) -> Result<GroupSettings>;
+
+    /// Lists the topics, without derived names.
+    async fn topics(&self) -> Result<Vec<TopicInfo>>;
+
+    /// Describes one topic.
+    async fn topic(&self, topic: &TopicName) -> Result<TopicInfo>;
+
+    /// Deletes a topic with its groups, as far as they are known; `NotFound` if it is not there.
+    async fn delete_topic(&self, topic: &TopicName) -> Result<()>;
+
+    /// Deletes a group of a topic with its inbox and its dead letters; `NotFound` if it is not there.
+    async fn delete_group(&self, topic: &TopicName, group: &GroupName) -> Result<()>;
+
+    /// Counts.
+    async fn stats(&self, topic: &TopicName, group: &GroupName) -> Result<Stats>;
+
+    /// Lists dead letters, oldest first; changes nothing.
+    async fn dead_letters(&self, topic: &TopicName, group: &GroupName, page: Page)
+    -> Result<Vec<DeadLetter>>;
+
+    /// Moves dead letters back to their group's inbox, as first attempts; returns how many.
+    async fn redrive(&self, topic: &TopicName, group: &GroupName, which: &Selection) -> Result<u64>;
+
+    /// Removes dead letters; returns how many.
+    async fn purge(&self, topic: &TopicName, group: &GroupName, which: &Selection) -> Result<u64>;
+
+    /// Reads up to `limit` messages of a topic from `start` without a group; `Latest` reads the last ones.
+    async fn peek(
+        &self,
+        topic: &TopicName,
+        start: Start,
+        limit: usize,
+    ) -> Result<Vec<(Message, Option<Position>)>>;
+}

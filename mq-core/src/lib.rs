@@ -1,0 +1,49 @@
+//! The contract of `mq`: messages, driver traits, policy and the client runtime.
+//!
+//! Users depend on the facade crate `mq`; a third party who adds a backend depends on this crate
+//! and implements [`driver`].
+
+mod admin;
+pub mod capability;
+mod client;
+mod clock;
+mod coalesce;
+pub mod config;
+mod consume;
+mod counters;
+mod delivery;
+pub mod driver;
+pub mod envelope;
+mod error;
+mod event;
+pub mod ladder;
+mod message;
+mod name;
+mod outbox;
+pub mod policy;
+mod publisher;
+mod subscriber;
+mod topology;
+
+pub use bytes::Bytes;
+pub use bytestring::ByteString;
+
+pub use admin::Admin;
+pub use capability::{Capabilities, Capability, Support};
+pub use client::{Client, ClientOptions, IN_FLIGHT};
+pub use clock::{Clock, Timestamp};
+pub use counters::Counts;
+pub use delivery::{Delivery, Settled, SettledAll, ack_all};
+pub use driver::{Budget, DeadLetter, Page, Selection, Stats, TopicInfo};
+pub use error::{Error, ErrorKind, Result};
+pub use event::{Event, Events};
+pub use message::{Headers, JSON, Message, MessageId, Position, Receipt};
+pub use name::{GroupName, MAX_NAME, SEPARATOR, TopicName};
+pub use publisher::{MAX_KEY, MAX_SUBJECT, Publisher, PublisherBuilder, Sending};
+pub use subscriber::{CloseReport, PREFETCH, Subscriber, SubscriberBuilder};
+pub use topology::{GroupSettings, LEASE_RANGE, ORDERED_PARTITIONS, Policy, Start, TopicSpec};
+
+/// The names derived from a topic and a group.
+pub mod derived {
+    pub use crate::name::{dead, inbox, is_derived};
+}

@@ -1,0 +1,340 @@
+//! What happens when partitions come and go.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use mq_core::Result;
+use mq_core::driver::{Lane, ReleaseGuard, Revocation};
+use parking_lot::Mutex;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionListElem};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientConfig, ClientContext, TopicPartitionList};
+use tokio::sync::oneshot;
+
+use super::books::Ownership;
+use super::poll::{Command, Queue};
+use super::{Native, Opening, Shared, Source};
+use crate::config::KafkaConfig;
+use crate::connection::ANSWER;
+use crate::error::from_native;
+use crate::tracker::Tracker;
+
+/// A member is out when it did not poll for so long; the events thread polls all the time.
+const POLL_INTERVAL: Duration = Duration::from_secs(120);
+
+/// Returns the settings of a member's native consumer.
+pub(super) fn native_config(config: &KafkaConfig, opening: &Opening) -> ClientConfig {
+    let session = config.session_timeout;
+    // Each partition has a queue of its own, and each of these the whole limit.
+    let share = (2 * opening.prefetch.bytes / opening.partitions.max(1) / 1024).clamp(1 << 10, 32 << 10);
+    let strategy = if opening.ordered { "range" } else { "cooperative-sticky" };
+    let mut native = config.native();
+    native
+        .set("group.id", &opening.group)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", "read_committed")
+        .set("partition.assignment.strategy", strategy)
+        .set("session.timeout.ms", session.as_millis().to_string())
+        .set("heartbeat.interval.ms", (session / 10).as_millis().clamp(100, 3000).to_string())
+        .set("max.poll.interval.ms", POLL_INTERVAL.max(session).as_millis().to_string())
+        .set("fetch.queue.backoff.ms", "10")
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.message.max.bytes", "1048576")
+        .set("queued.min.messages", "200000")
+        .set("queued.max.messages.kbytes", share.to_string());
+    native
+}
+
+/// What the native consumer calls back, on the events thread.
+pub(crate) struct MemberContext {
+    shared: Arc<Shared>,
+    poll: Mutex<mpsc::Sender<Command>>,
+    native: OnceLock<Weak<Native>>,
+    /// Another native consumer has taken this one's place.
+    retired: AtomicBool,
+}
+
+impl MemberContext {
+    pub(super) fn new(shared: Arc<Shared>) -> (Self, mpsc::Receiver<Command>) {
+        let (poll, commands) = mpsc::channel();
+        (
+            Self { shared, poll: Mutex::new(poll), native: OnceLock::new(), retired: AtomicBool::new(false) },
+            commands,
+        )
+    }
+
+    /// Lets the context split partitions' queues off.
+    pub(super) fn attach(&self, native: &Arc<Native>) {
+        self.native.get_or_init(|| Arc::downgrade(native));
+    }
+
+    /// Leaves the books to another native consumer.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    pub(super) fn tell(&self, command: Command) {
+        // The poll thread ends only after this one told it to.
+        drop(self.poll.lock().send(command));
+        self.shared.wake_poller();
+    }
+
+    /// Drops the queues of lanes and waits until that is done.
+    fn remove(&self, lanes: Vec<Ownership>) {
+        let (done, removed) = mpsc::sync_channel(1);
+        self.tell(Command::Remove(lanes, done));
+        // An error says that the poll thread has ended, and its queues with it.
+        let _ = removed.recv();
+    }
+
+    fn assign(&self, consumer: &Native, partitions: &mut TopicPartitionList) {
+        let Some(native) = self.native.get().and_then(Weak::upgrade) else { return };
+        for start in self.shared.starts(consumer, partitions) {
+            let source = &self.shared.sources[start.source];
+            let lane = source.lane(start.partition);
+            let from = start.tracker.position();
+            let epoch = self.shared.books.lock().own(lane, start.tracker);
+            match native.split_partition_queue(&source.topic, start.partition) {
+                Some(queue) => self.tell(Command::Add(self.queue((lane, epoch), start.source, queue))),
+                None => tracing::error!(target: "mq", topic = %source.topic, "a partition without a queue"),
+            }
+            if let Err(error) =
+                partitions.set_partition_offset(&source.topic, start.partition, Offset::Offset(from))
+            {
+                self.shared.inner.context.events.failed("assign", &from_native(&error));
+            }
+        }
+    }
+
+    fn queue(
+        &self,
+        ownership: Ownership,
+        source: usize,
+        mut native: rdkafka::consumer::base_consumer::PartitionQueue<Self>,
+    ) -> Queue {
+        let ready = Arc::new(AtomicBool::new(true));
+        let (flag, shared) = (ready.clone(), self.shared.clone());
+        native.set_nonempty_callback(move || {
+            flag.store(true, Ordering::Release);
+            shared.wake_poller();
+        });
+        Queue { ownership, source, native, ready }
+    }
+
+    fn revoke(&self, consumer: &Native, partitions: &TopicPartitionList) {
+        let lanes: Vec<Lane> =
+            partitions.elements().iter().filter_map(|element| self.shared.lane(element)).collect();
+        let lost = consumer.assignment_lost();
+        let leaving: Vec<Ownership> = {
+            let mut books = self.shared.books.lock();
+            lanes.iter().filter_map(|lane| Some((*lane, books.leave(*lane)?))).collect()
+        };
+        self.remove(leaving.clone());
+        if lost {
+            self.shared.lose(&lanes);
+        } else {
+            self.shared.hand_over(&leaving);
+            self.shared.forget(&lanes);
+        }
+    }
+}
+
+impl ClientContext for MemberContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.shared.link.log_line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.shared.link.error_event(&error, reason);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        if !self.retired.load(Ordering::Acquire) {
+            self.shared.link.statistics(statistics);
+        }
+    }
+}
+
+impl ConsumerContext for MemberContext {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        err: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let applied = if self.retired.load(Ordering::Acquire) {
+            consumer.unassign()
+        } else if err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.assign(consumer, partitions);
+            if cooperative { consumer.incremental_assign(partitions) } else { consumer.assign(partitions) }
+        } else {
+            self.revoke(consumer, partitions);
+            if cooperative { consumer.incremental_unassign(partitions) } else { consumer.unassign() }
+        };
+        if let Err(error) = applied {
+            self.shared.inner.context.events.failed("rebalance", &from_native(&error));
+        }
+    }
+}
+
+/// Where an ownership of a partition begins.
+struct Begin {
+    source: usize,
+    partition: i32,
+    tracker: Tracker,
+}
+
+impl Shared {
+    fn lane(&self, element: &TopicPartitionListElem<'_>) -> Option<Lane> {
+        Some(self.sources[self.source(element.topic())?].lane(element.partition()))
+    }
+
+    /// Reads what earlier owners committed, until the broker answers or the member is closed.
+    fn starts(&self, consumer: &Native, partitions: &TopicPartitionList) -> Vec<Begin> {
+        let mut pause = Duration::from_millis(20);
+        while !self.books.lock().is_closed() {
+            match self.try_starts(consumer, partitions) {
+                Ok(starts) => return starts,
+                Err(error) => self.inner.context.events.failed("read positions", &error),
+            }
+            std::thread::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0));
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+        Vec::new()
+    }
+
+    fn try_starts(&self, consumer: &Native, partitions: &TopicPartitionList) -> Result<Vec<Begin>> {
+        if partitions.count() == 0 {
+            return Ok(Vec::new());
+        }
+        let committed =
+            consumer.committed_offsets(partitions.clone(), ANSWER).map_err(|error| from_native(&error))?;
+        let elements = committed.elements();
+        elements
+            .iter()
+            .filter_map(|element| Some((self.source(element.topic())?, element)))
+            .map(|(source, element)| {
+                element.error().map_err(|error| from_native(&error))?;
+                let tracker = match element.offset() {
+                    Offset::Offset(offset) => Tracker::resume(offset, &metadata(element)),
+                    _ => {
+                        Tracker::resume(self.first(consumer, &self.sources[source], element.partition())?, "")
+                    }
+                };
+                Ok(Begin { source, partition: element.partition(), tracker })
+            })
+            .collect()
+    }
+
+    /// Returns where a group begins in a partition in which it committed nothing: where it was
+    /// declared to start; at the oldest message in its inbox, and in partitions that came later.
+    fn first(&self, consumer: &Native, source: &Source, partition: i32) -> Result<i64> {
+        if !source.inbox
+            && let Some(declared) = self.inner.readers.declaration(&source.dead)?
+            && let Some(start) = usize::try_from(partition).ok().and_then(|index| declared.start.get(index))
+        {
+            return Ok(*start);
+        }
+        let (low, _) = consumer
+            .fetch_watermarks(&source.topic, partition, ANSWER)
+            .map_err(|error| from_native(&error))?;
+        Ok(low)
+    }
+
+    /// Gives lanes up in an orderly way: waits until core holds nothing of them, then commits them as given back.
+    fn hand_over(&self, lanes: &[Ownership]) {
+        if self.books.lock().is_closed() {
+            self.finish(
+                &lanes.iter().map(|(lane, _)| *lane).collect::<Vec<_>>(),
+                Instant::now() + super::events::END,
+            );
+            return;
+        }
+        let deadline = Instant::now() + self.patience;
+        let mut guards = Vec::with_capacity(lanes.len());
+        for (lane, epoch) in lanes {
+            let (done, released) = oneshot::channel();
+            let release = Some(ReleaseGuard { within: self.patience, done });
+            self.books.lock().revoke(Revocation { lane: *lane, epoch: *epoch, release });
+            guards.push(released);
+        }
+        self.arrived.notify_one();
+        wait_all(guards, deadline);
+        let lanes: Vec<Lane> = lanes.iter().map(|(lane, _)| *lane).collect();
+        self.finish(&lanes, Instant::now() + super::events::END);
+    }
+
+    /// Commits lanes as given back; returns whether the broker has it by `deadline`.
+    pub(super) fn finish(&self, lanes: &[Lane], deadline: Instant) -> bool {
+        let mut books = self.books.lock();
+        books.finish(lanes);
+        self.changed.notify_all();
+        while !books.have_left(lanes) {
+            if self.changed.wait_until(&mut books, deadline).timed_out() {
+                return books.have_left(lanes);
+            }
+        }
+        true
+    }
+
+    /// Forgets lanes that were handed over.
+    fn forget(&self, lanes: &[Lane]) {
+        let mut books = self.books.lock();
+        for lane in lanes {
+            books.lose(*lane);
+        }
+        drop(books);
+        self.feed();
+    }
+
+    /// Forgets lanes that are gone, and tells core.
+    pub(super) fn lose(&self, lanes: &[Lane]) {
+        let mut books = self.books.lock();
+        for lane in lanes {
+            if let Some(epoch) = books.lose(*lane) {
+                books.revoke(Revocation { lane: *lane, epoch, release: None });
+            }
+        }
+        drop(books);
+        self.arrived.notify_one();
+        self.feed();
+    }
+}
+
+/// Another program's metadata may be anything; the client panics at what is not UTF-8.
+pub(crate) fn metadata(element: &TopicPartitionListElem<'_>) -> String {
+    catch_unwind(AssertUnwindSafe(|| element.metadata().to_owned())).unwrap_or_default()
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits until core has dropped all guards, or the time is over.
+fn wait_all(mut guards: Vec<oneshot::Receiver<std::convert::Infallible>>, deadline: Instant) {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        guards.retain_mut(|guard| matches!(Pin::new(guard).poll(&mut context), Poll::Pending));
+        let left = deadline.saturating_duration_since(Instant::now());
+        if guards.is_empty() || left.is_zero() {
+            return;
+        }
+        std::thread::park_timeout(left);
+    }
+}

@@ -1,0 +1,175 @@
+//! The thread that polls for rebalances and errors, and brings the member up and down.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use mq_core::{Error, ErrorKind, Event, Result};
+use rdkafka::Message as _;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
+use tokio::sync::oneshot;
+
+use super::poll::Command;
+use super::{MemberContext, Native, Shared, commit, poll};
+use crate::error::{from_native, is_permanent};
+use crate::producer::release;
+
+/// How long an ending waits for the last commits.
+pub(super) const END: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Starts the member's threads; the answer comes when it has left the group.
+pub(super) fn start(shared: &Arc<Shared>) -> Result<oneshot::Receiver<Result<()>>> {
+    let mut life = Life::begin(shared)?;
+    let (ended, answer) = oneshot::channel();
+    let shared = shared.clone();
+    spawn("events", move || {
+        while serve(&shared, &life.native) == End::Stranded {
+            life = match again(&shared, life) {
+                Some(life) => life,
+                None => return,
+            };
+        }
+        let outcome = shared.give_back();
+        // The last handle leaves the group and calls the context back while it does.
+        drop(life.end(&shared));
+        // Whoever closed may have stopped waiting.
+        drop(ended.send(outcome));
+    })?;
+    Ok(answer)
+}
+
+/// A native consumer with the threads that serve it.
+struct Life {
+    native: Arc<Native>,
+    poll: JoinHandle<()>,
+    commit: JoinHandle<()>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Life {
+    fn begin(shared: &Arc<Shared>) -> Result<Self> {
+        let (context, commands) = MemberContext::new(shared.clone());
+        let native: Native =
+            shared.config.create_with_context(context).map_err(|error| from_native(&error))?;
+        let native = Arc::new(native);
+        native.context().attach(&native);
+        *shared.native.lock() = Arc::downgrade(&native);
+        let topics: Vec<&str> = shared.sources.iter().map(|source| &*source.topic).collect();
+        native.subscribe(&topics).map_err(|error| from_native(&error))?;
+        let stopped = Arc::new(AtomicBool::new(false));
+        let commit = {
+            let (shared, native, stopped) = (shared.clone(), native.clone(), stopped.clone());
+            spawn("commit", move || commit::run(&shared, &native, || stopped.load(Ordering::Acquire)))?
+        };
+        let poll = {
+            let (shared, native) = (shared.clone(), native.clone());
+            spawn("poll", move || poll::run(&shared, &native, &commands))?
+        };
+        Ok(Self { native, poll, commit, stopped })
+    }
+
+    /// Ends the threads; returns the native consumer.
+    fn end(self, shared: &Shared) -> Arc<Native> {
+        self.native.context().tell(Command::Stop);
+        self.stopped.store(true, Ordering::Release);
+        shared.wake_committer();
+        for thread in [self.poll, self.commit] {
+            if thread.join().is_err() {
+                tracing::error!(target: "mq", group = shared.group, "a consumer's thread panicked");
+            }
+        }
+        self.native
+    }
+}
+
+/// Why a life ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Closed,
+    /// The native consumer has no broker left to ask.
+    Stranded,
+}
+
+/// Begins anew with nothing in hand: what was held goes to whoever owns its partition next.
+fn again(shared: &Arc<Shared>, life: Life) -> Option<Life> {
+    life.native.context().retire();
+    let lanes = shared.books.lock().lanes();
+    shared.lose(&lanes);
+    release(life.end(shared));
+    match Life::begin(shared) {
+        Ok(life) => {
+            shared
+                .inner
+                .context
+                .events
+                .emit(Event::Rebuilt { what: format!("consumer of group {}", shared.group) });
+            Some(life)
+        }
+        Err(error) => {
+            shared.fail(error.in_group(&shared.group));
+            None
+        }
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(format!("mq-kafka-{name}"))
+        .spawn(run)
+        .map_err(|error| Error::new(ErrorKind::Other, "no thread for a consumer").with_source(error))
+}
+
+fn serve(shared: &Shared, native: &Native) -> End {
+    loop {
+        if shared.books.lock().is_closed() {
+            return End::Closed;
+        }
+        if shared.link.is_stranded() {
+            shared.link.reset();
+            return End::Stranded;
+        }
+        match native.poll(POLL) {
+            None => {}
+            Some(Ok(record)) => {
+                // Every partition has a queue of its own before it is assigned.
+                let (topic, offset) = (record.topic(), record.offset());
+                tracing::error!(target: "mq", topic, offset, "a message on the wrong queue");
+            }
+            Some(Err(error)) => shared.native_error(&error),
+        }
+    }
+}
+
+impl Shared {
+    fn native_error(&self, error: &KafkaError) {
+        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+        let Some(code) = error.rdkafka_error_code() else { return };
+        if fatal || is_permanent(code) {
+            self.fail(from_native(error).in_group(&self.group));
+        } else if from_native(error).kind() == ErrorKind::NotFound {
+            self.inner.context.events.failed("fetch", &from_native(error).in_group(&self.group));
+        }
+    }
+
+    /// Wakes the commit thread for good: the flag it looks at is set already.
+    fn wake_committer(&self) {
+        let _books = self.books.lock();
+        self.changed.notify_all();
+    }
+
+    /// Commits all lanes as given back; bounded.
+    fn give_back(&self) -> Result<()> {
+        let lanes = self.books.lock().lanes();
+        if self.finish(&lanes, Instant::now() + END) {
+            return Ok(());
+        }
+        self.lose(&lanes);
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            "the broker did not confirm what was given back; it comes back when the session ends",
+        ))
+    }
+}

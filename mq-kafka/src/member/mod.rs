@@ -1,0 +1,253 @@
+//! A member of a Kafka group: one native consumer and three threads.
+//!
+//! *Events* polls the native consumer for rebalances and errors, so that these never wait behind
+//! messages. *Poll* drains the partitions' queues as far as there is room. *Commit* has one
+//! commit in flight at a time; the next carries everything that came up meanwhile.
+
+mod assign;
+mod books;
+mod commit;
+mod events;
+mod poll;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::Thread;
+use std::time::Duration;
+
+use mq_core::Result;
+use mq_core::driver::{Budget, Fetched, Lane, Token};
+use parking_lot::{Condvar, Mutex};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use tokio::sync::{Notify, oneshot};
+
+use crate::codec::Name;
+use crate::connection::Inner;
+use crate::link::Link;
+use crate::producer::release;
+pub(crate) use assign::{MemberContext, metadata};
+use books::Books;
+pub(crate) use books::{Ownership, Standing};
+
+pub(crate) type Native = BaseConsumer<MemberContext>;
+
+/// A topic of a member.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    pub(crate) topic: Name,
+    /// The index of its subscription.
+    pub(crate) subscription: usize,
+    /// Whether it is the group's inbox.
+    pub(crate) inbox: bool,
+    /// Where the group's settings and dead letters are.
+    pub(crate) dead: Name,
+}
+
+impl Source {
+    /// Numbers a partition among all of a consumer's.
+    pub(crate) fn lane(&self, partition: i32) -> Lane {
+        let subscription = u32::try_from(self.subscription).unwrap_or(u32::MAX) << 17;
+        subscription | u32::from(self.inbox) << 16 | (u32::try_from(partition).unwrap_or(0) & 0xffff)
+    }
+}
+
+/// Returns the partition of a lane.
+pub(crate) fn partition_of(lane: Lane) -> i32 {
+    (lane & 0xffff) as i32
+}
+
+/// Whether a lane is of an inbox.
+pub(crate) fn is_inbox(lane: Lane) -> bool {
+    lane >> 16 & 1 == 1
+}
+
+/// What a member is opened with.
+pub(crate) struct Opening {
+    pub(crate) group: String,
+    pub(crate) sources: Vec<Source>,
+    pub(crate) ordered: bool,
+    pub(crate) prefetch: Budget,
+    /// How long an orderly hand-over waits.
+    pub(crate) patience: Duration,
+    /// Partitions of all sources.
+    pub(crate) partitions: usize,
+    /// Woken when there is something to fetch; shared by the members of a consumer.
+    pub(crate) arrived: Arc<Notify>,
+}
+
+/// What the threads and the driver's calls share.
+pub(crate) struct Shared {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) group: String,
+    pub(crate) sources: Vec<Source>,
+    pub(crate) patience: Duration,
+    books: Mutex<Books>,
+    /// There may be something to commit, or a commit was answered.
+    changed: Condvar,
+    arrived: Arc<Notify>,
+    /// The poll thread waits for room.
+    hungry: AtomicBool,
+    poller: Mutex<Option<Thread>>,
+    /// The native consumer of this life of the member.
+    native: Mutex<Weak<Native>>,
+    config: ClientConfig,
+    link: Link,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+/// A member of a Kafka group.
+#[derive(Debug)]
+pub(crate) struct Member {
+    shared: Arc<Shared>,
+    /// Resolves when the member has left the group; says whether all was given back.
+    ended: Mutex<Option<oneshot::Receiver<Result<()>>>>,
+}
+
+impl fmt::Debug for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opening").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+impl Member {
+    /// Joins the group.
+    pub(crate) fn open(inner: &Arc<Inner>, opening: Opening) -> Result<Self> {
+        let config = assign::native_config(&inner.config, &opening);
+        let shared = Arc::new(Shared {
+            inner: inner.clone(),
+            group: opening.group,
+            sources: opening.sources,
+            patience: opening.patience,
+            books: Mutex::new(Books::new(opening.prefetch)),
+            changed: Condvar::new(),
+            arrived: opening.arrived,
+            hungry: AtomicBool::new(false),
+            poller: Mutex::default(),
+            native: Mutex::default(),
+            config,
+            link: Link::new("consumer", inner.context.events.clone()),
+        });
+        let ended = events::start(&shared)?;
+        Ok(Self { shared, ended: Mutex::new(Some(ended)) })
+    }
+
+    /// Returns what may be handed out, about `budget`.
+    pub(crate) fn take(&self, budget: Budget) -> Result<Option<Fetched>> {
+        let taken = self.shared.books.lock().take(budget);
+        // Taking makes room in the queue's bytes.
+        self.shared.feed();
+        taken
+    }
+
+    pub(crate) fn check(&self, token: &Token) -> Standing {
+        self.shared.books.lock().check(token)
+    }
+
+    /// Marks deliveries as done; see [`Books::ack`].
+    pub(crate) fn ack<'a>(
+        &self,
+        tokens: impl Iterator<Item = (usize, &'a Token)>,
+        stale: impl FnMut(usize),
+    ) -> Option<oneshot::Receiver<Vec<Ownership>>> {
+        let answer = self.shared.books.lock().ack(tokens, stale);
+        self.shared.changed.notify_all();
+        self.shared.feed();
+        answer
+    }
+
+    pub(crate) fn start(&self, token: &Token) -> Option<oneshot::Receiver<Vec<Ownership>>> {
+        let answer = self.shared.books.lock().start(token);
+        self.shared.changed.notify_all();
+        answer
+    }
+
+    /// Leaves the group; what is held is given back.
+    pub(crate) async fn close(&self) -> Result<()> {
+        self.stop();
+        let Some(ended) = self.ended.lock().take() else { return Ok(()) };
+        match tokio::time::timeout(events::END + Duration::from_secs(10), ended).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Ok(()),
+            Err(_) => Err(mq_core::Error::new(
+                mq_core::ErrorKind::Timeout,
+                "the broker did not confirm that the member left",
+            )),
+        }
+    }
+
+    fn stop(&self) {
+        self.shared.books.lock().close();
+        self.shared.changed.notify_all();
+        self.shared.arrived.notify_one();
+        let native = self.shared.native.lock().upgrade();
+        if let Some(native) = native {
+            // Wakes the events thread with a revocation.
+            native.unsubscribe();
+            if let Some(last) = Arc::into_inner(native) {
+                release(last);
+            }
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    /// Wakes the poll thread if it waits for room.
+    fn feed(&self) {
+        if self.hungry.load(Ordering::Acquire) && self.hungry.swap(false, Ordering::AcqRel) {
+            self.wake_poller();
+        }
+    }
+
+    fn wake_poller(&self) {
+        if let Some(poller) = &*self.poller.lock() {
+            poller.unpark();
+        }
+    }
+
+    fn source(&self, topic: &str) -> Option<usize> {
+        self.sources.iter().position(|source| source.topic == topic)
+    }
+
+    /// Returns the source of a lane.
+    fn source_of(&self, lane: Lane) -> Option<&Source> {
+        self.sources.iter().find(|source| source.lane(partition_of(lane)) == lane)
+    }
+
+    /// Ends the member for a reason that time can't heal.
+    fn fail(&self, error: mq_core::Error) {
+        self.books.lock().fail(error);
+        self.arrived.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_are_distinct_and_know_their_partition() {
+        let source =
+            |subscription, inbox| Source { topic: "t".into(), subscription, inbox, dead: "d".into() };
+        let mut lanes = std::collections::BTreeSet::new();
+        for (subscription, inbox) in [(0, false), (0, true), (1, false), (1, true), (2, false)] {
+            for partition in [0, 1, 1023, 32767, 32768, 65535] {
+                let lane = source(subscription, inbox).lane(partition);
+                assert!(lanes.insert(lane));
+                assert_eq!((partition_of(lane), is_inbox(lane)), (partition, inbox));
+            }
+        }
+    }
+}

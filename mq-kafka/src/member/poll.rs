@@ -1,0 +1,159 @@
+//! The thread that drains the partitions' queues as far as there is room.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use mq_core::Event;
+use mq_core::driver::{Incoming, Token};
+use rdkafka::Message as _;
+use rdkafka::consumer::Consumer;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::topic_partition_list::Offset;
+
+use super::books::{Chunk, Ownership};
+use super::{MemberContext, Native, Shared, Source, partition_of};
+use crate::codec::{Arena, decode};
+use crate::producer::position;
+
+/// Messages taken from one partition before the next has its turn.
+const BURST: usize = 256;
+/// Room for the first messages of a burst.
+const FIRST: usize = 32;
+/// Bytes after which a burst ends.
+const BURST_BYTES: usize = 1 << 20;
+/// Wake-ups are edges and may be missed: look at all queues this often.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// What the events thread tells the poll thread.
+pub(super) enum Command {
+    Add(Queue),
+    /// Drops the queues of these lanes, then answers.
+    Remove(Vec<Ownership>, mpsc::SyncSender<()>),
+    Stop,
+}
+
+/// A partition's queue.
+pub(super) struct Queue {
+    pub(super) ownership: Ownership,
+    pub(super) source: usize,
+    pub(super) native: PartitionQueue<MemberContext>,
+    /// There may be messages.
+    pub(super) ready: Arc<AtomicBool>,
+}
+
+pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, commands: &mpsc::Receiver<Command>) {
+    *shared.poller.lock() = Some(std::thread::current());
+    let mut queues: Vec<Queue> = Vec::new();
+    let mut arena = Arena::default();
+    loop {
+        loop {
+            match commands.try_recv() {
+                Ok(Command::Add(queue)) => queues.push(queue),
+                Ok(Command::Remove(lanes, done)) => {
+                    queues.retain(|queue| !lanes.contains(&queue.ownership));
+                    // The events thread may have stopped waiting.
+                    let _ = done.send(());
+                }
+                Err(mpsc::TryRecvError::Empty) => break,
+                Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return,
+            }
+        }
+        let mut worked = false;
+        for queue in &queues {
+            worked |= drain(shared, native, queue, &mut arena);
+        }
+        if !worked {
+            std::thread::park_timeout(IDLE);
+            // Whoever wakes this thread has set a flag; a time-out looks everywhere.
+            if !queues.iter().any(|queue| queue.ready.load(Ordering::Acquire)) {
+                queues.iter().for_each(|queue| queue.ready.store(true, Ordering::Release));
+            }
+        }
+    }
+}
+
+/// Takes a burst from a queue; returns whether there was anything.
+fn drain(shared: &Shared, native: &Native, queue: &Queue, arena: &mut Arena) -> bool {
+    if !queue.ready.load(Ordering::Acquire) {
+        return false;
+    }
+    let mut room = shared.books.lock().room_of(queue.ownership);
+    if room == 0 {
+        shared.hungry.store(true, Ordering::Release);
+        // Room that came before the flag was set woke nobody.
+        room = shared.books.lock().room_of(queue.ownership);
+        if room == 0 {
+            return false;
+        }
+    }
+    queue.ready.store(false, Ordering::Release);
+    let source = &shared.sources[queue.source];
+    let mut messages = Vec::new();
+    let mut bytes = 0;
+    let limit = room.min(BURST);
+    while messages.len() < limit && bytes < BURST_BYTES {
+        match queue.native.poll(Duration::ZERO) {
+            None => break,
+            Some(Ok(record)) => {
+                if messages.is_empty() {
+                    messages.reserve(limit.min(FIRST));
+                }
+                bytes += record.payload_len() + record.key_len();
+                messages.push(incoming(queue, source, &record, arena));
+            }
+            Some(Err(error)) => recover(shared, native, queue, source, &error),
+        }
+    }
+    if messages.is_empty() {
+        return false;
+    }
+    if messages.len() == limit || bytes >= BURST_BYTES {
+        queue.ready.store(true, Ordering::Release);
+    }
+    let (lane, epoch) = queue.ownership;
+    shared.books.lock().add(Chunk::new(lane, epoch, messages, bytes));
+    shared.changed.notify_all();
+    true
+}
+
+fn incoming(queue: &Queue, source: &Source, record: &BorrowedMessage<'_>, arena: &mut Arena) -> Incoming {
+    let decoded = decode(record, &source.topic, arena);
+    let (lane, epoch) = queue.ownership;
+    Incoming {
+        token: Token { lane, epoch, high: u64::try_from(record.offset()).unwrap_or(0), low: 0 },
+        subscription: source.subscription,
+        redelivered: source.inbox && decoded.envelope.first_seen.is_some(),
+        message: decoded.message,
+        envelope: decoded.envelope,
+        suspect: None,
+        position: position(record.partition(), record.offset()),
+    }
+}
+
+/// Where the broker no longer has what comes next, goes on with the oldest it has.
+fn recover(shared: &Shared, native: &Native, queue: &Queue, source: &Source, error: &KafkaError) {
+    let partition = partition_of(queue.ownership.0);
+    if !matches!(error.rdkafka_error_code(), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange)) {
+        tracing::debug!(target: "mq", topic = %source.topic, partition, %error, "the native consumer reports an error");
+        return;
+    }
+    let sought =
+        native.fetch_watermarks(&source.topic, partition, Duration::from_secs(5)).and_then(|(low, _)| {
+            native.seek(&source.topic, partition, Offset::Offset(low), Duration::from_secs(5)).map(|()| low)
+        });
+    match sought {
+        Ok(low) => shared.inner.context.events.emit(Event::Lost {
+            what: format!(
+                "messages of {} partition {partition} before offset {low}: retention removed them",
+                source.topic
+            ),
+        }),
+        Err(error) => {
+            shared.inner.context.events.failed("seek", &crate::error::from_native(&error));
+            queue.ready.store(true, Ordering::Release);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Settling: copies are stored first, then the sources are done with, then a commit says so.
+
+use futures_util::future::join_all;
+use mq_core::driver::{Destination, Outcome, Relocation, Settlement, Token};
+use mq_core::ladder::{Step, step};
+use mq_core::{Error, ErrorKind, Result, Timestamp};
+
+use crate::codec::{self, Record};
+use crate::consumer::{KafkaConsumer, stale};
+use crate::error::from_delivery;
+use crate::groups;
+use crate::member::{Ownership, Standing, is_inbox, partition_of};
+use crate::rungs;
+use crate::verdicts::Verdict;
+
+pub(crate) async fn settle(consumer: &KafkaConsumer, batch: Vec<Settlement>) -> Vec<Result<()>> {
+    let mut verdicts: Vec<Result<()>> = batch.iter().map(|_| Ok(())).collect();
+    relocate(consumer, &batch, &mut verdicts).await;
+    let mut answers = Vec::with_capacity(consumer.members.len());
+    for (index, member) in consumer.members.iter().enumerate() {
+        let mut refused = Vec::new();
+        let mine = batch.iter().enumerate().filter(|(place, settlement)| {
+            verdicts[*place].is_ok()
+                && consumer.topics.get(settlement.subscription).is_some_and(|topic| topic.member == index)
+        });
+        let answer = member
+            .ack(mine.map(|(place, settlement)| (place, &settlement.token)), |place| refused.push(place));
+        refused.into_iter().for_each(|place| verdicts[place] = Err(stale()));
+        answers.extend(answer);
+    }
+    match tokio::time::timeout(consumer.inner.config.send_timeout, join_all(answers)).await {
+        Ok(answers) => {
+            let lost: Vec<Ownership> = answers.into_iter().flatten().flatten().collect();
+            if !lost.is_empty() {
+                forsake(&batch, &mut verdicts, &lost);
+            }
+        }
+        Err(_) => {
+            for verdict in verdicts.iter_mut().filter(|verdict| verdict.is_ok()) {
+                *verdict = Err(unconfirmed());
+            }
+        }
+    }
+    verdicts
+}
+
+pub(crate) async fn start(consumer: &KafkaConsumer, token: Token) -> Result<()> {
+    let answer = consumer.member(&token).and_then(|member| member.start(&token)).ok_or_else(stale)?;
+    match tokio::time::timeout(consumer.inner.config.send_timeout, answer).await {
+        Ok(Ok(lost)) if lost.is_empty() => Ok(()),
+        Ok(_) => Err(stale()),
+        Err(_) => Err(unconfirmed()),
+    }
+}
+
+/// The partition went before a commit covered the settlement: it may come back.
+fn forsake(batch: &[Settlement], verdicts: &mut [Result<()>], lost: &[Ownership]) {
+    for (settlement, verdict) in batch.iter().zip(verdicts) {
+        if verdict.is_ok() && lost.contains(&(settlement.token.lane, settlement.token.epoch)) {
+            *verdict = Err(stale());
+        }
+    }
+}
+
+fn unconfirmed() -> Error {
+    Error::new(ErrorKind::Unavailable, "the broker did not confirm the commit in time")
+}
+
+/// Stores the copies of a batch; where that fails, the verdict says why and the source stays as it is.
+async fn relocate(consumer: &KafkaConsumer, batch: &[Settlement], verdicts: &mut [Result<()>]) {
+    let now = consumer.inner.context.clock.now();
+    let (mut places, mut records, mut ladder) = (Vec::new(), Vec::new(), false);
+    for (place, settlement) in batch.iter().enumerate() {
+        let Outcome::Relocate(relocation) = &settlement.outcome else { continue };
+        match consumer.member(&settlement.token).map(|member| member.check(&settlement.token)) {
+            Some(Standing::Pending) => {
+                let (record, waits) = copy(consumer, settlement, relocation, now);
+                ladder |= waits;
+                places.push(place);
+                records.push(record);
+            }
+            // An earlier try stored the copy; what is missing is the commit.
+            Some(Standing::Done) => {}
+            Some(Standing::Stale) | None => verdicts[place] = Err(stale()),
+        }
+    }
+    if records.is_empty() {
+        return;
+    }
+    if ladder && let Err(error) = consumer.inner.ladder().await {
+        places.iter().for_each(|place| verdicts[*place] = Err(error.duplicate()));
+        return;
+    }
+    let stored = consumer.inner.sender.send(records).await;
+    for (place, verdict) in places.into_iter().zip(stored) {
+        if let Verdict::Failed(code) = verdict {
+            let error = from_delivery(code);
+            if error.kind() == ErrorKind::NotFound {
+                rebuild(consumer, batch[place].subscription).await;
+            }
+            verdicts[place] = Err(error);
+        }
+    }
+}
+
+/// Makes the record of a copy; returns whether it waits on the ladder.
+fn copy(
+    consumer: &KafkaConsumer,
+    settlement: &Settlement,
+    relocation: &Relocation,
+    now: Timestamp,
+) -> (Record, bool) {
+    let topic = &consumer.topics[settlement.subscription];
+    let Relocation { to, message, envelope } = relocation;
+    let lane = settlement.token.lane;
+    let partition = partition_of(lane);
+    if *to == Destination::Dead {
+        let key = groups::letter_key(is_inbox(lane), partition, settlement.token.high);
+        return (codec::dead(topic.dead.clone(), key, message, envelope, now), false);
+    }
+    let remaining = message.deliver_at.map(|at| at.since(now)).unwrap_or_default();
+    match step(remaining) {
+        Step::Wait(rung) => {
+            let target = codec::target(&topic.inbox, Some(partition));
+            (rungs::delayed(rung, target, message, envelope, now), true)
+        }
+        Step::Deliver => (codec::copy(topic.inbox.clone(), Some(partition), message, envelope, now), false),
+    }
+}
+
+/// The inbox or the dead letters are gone: makes them again, so that the next try finds them.
+async fn rebuild(consumer: &KafkaConsumer, subscription: usize) {
+    let topic = &consumer.topics[subscription];
+    let settings = &topic.subscription.settings;
+    let made =
+        groups::ensure(&consumer.inner, &topic.name, &consumer.group, settings, mq_core::Policy::Create)
+            .await;
+    let events = &consumer.inner.context.events;
+    match made {
+        Ok(()) => events
+            .emit(mq_core::Event::Rebuilt { what: format!("group {} of {}", consumer.group, topic.name) }),
+        Err(error) => events.failed("rebuild group", &error),
+    }
+}

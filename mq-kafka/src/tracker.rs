@@ -1,0 +1,388 @@
+//! Which offsets of a partition are done, and what to commit: pure bookkeeping, the only authority.
+//!
+//! Offsets are told in the order the broker delivers them, with gaps where there is no message,
+//! and are done in any order. Everything below the watermark is done; the rest goes into the
+//! [metadata](crate::metadata) of the commit.
+
+use std::ops::Range;
+
+use crate::metadata::Progress;
+use crate::runs::Runs;
+
+/// So many runs of done offsets above the watermark are enough: hand out no more until they join.
+const FRAGMENTS: usize = 1000;
+
+/// What is known of an offset that is delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delivered {
+    /// How many members died with it.
+    pub(crate) crashes: u32,
+    /// Whether it was about to run alone when the last of them died.
+    pub(crate) started: bool,
+    /// Whether it was fetched before.
+    pub(crate) seen: bool,
+}
+
+/// What an ack found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acked {
+    /// It was pending and is done now.
+    Now,
+    /// It was done before.
+    Before,
+    /// It was not delivered in this ownership.
+    Unknown,
+}
+
+/// Why a snapshot is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The owner goes on; should it die, what is pending is suspect.
+    Live,
+    /// The owner gives the partition back in order: nothing is suspect.
+    Clean,
+}
+
+/// What to commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    pub(crate) offset: i64,
+    pub(crate) metadata: String,
+    /// Whether all that is done is in it; if not, it did not fit.
+    pub(crate) complete: bool,
+}
+
+/// A run of offsets with the number of members that died with it.
+type Segment = (Range<i64>, u32);
+
+/// The state of one ownership of a partition.
+#[derive(Clone, Debug)]
+pub(crate) struct Tracker {
+    /// All below is done.
+    watermark: i64,
+    /// The offset after the last delivered one.
+    next: i64,
+    /// Done offsets above the watermark.
+    done: Runs,
+    pending: usize,
+    seen: i64,
+    /// Ascending and adjacent.
+    crashes: Vec<Segment>,
+    /// Started by an owner that died, ascending.
+    inherited: Vec<i64>,
+    /// Started by this owner, ascending.
+    started: Vec<i64>,
+}
+
+impl Tracker {
+    /// Takes over at a committed offset with the metadata found there.
+    pub(crate) fn resume(offset: i64, metadata: &str) -> Self {
+        // Text of another program says nothing of ours.
+        let progress = Progress::decode(metadata).unwrap_or_default();
+        let at = |relative: u64| offset.saturating_add_unsigned(relative);
+        let mut tracker = Self {
+            watermark: offset,
+            next: offset,
+            done: Runs::default(),
+            pending: 0,
+            seen: at(progress.seen),
+            crashes: Vec::new(),
+            inherited: progress.started.iter().map(|start| at(*start)).collect(),
+            started: Vec::new(),
+        };
+        for run in &progress.done {
+            tracker.done.insert(at(run.start)..at(run.end));
+        }
+        let mut from = offset;
+        for (len, count) in &progress.crashes {
+            let end = from.saturating_add_unsigned(*len);
+            tracker.crashes.push((from..end, *count));
+            from = end;
+        }
+        tracker.add_crash(at(progress.reserved));
+        tracker.advance(offset);
+        tracker
+    }
+
+    /// Counts one more crash for all below `reserved`.
+    fn add_crash(&mut self, reserved: i64) {
+        let mut counted: Vec<Segment> = Vec::with_capacity(self.crashes.len() + 2);
+        let mut known = self.watermark;
+        for (run, count) in self.crashes.drain(..) {
+            let cut = reserved.clamp(run.start, run.end);
+            counted.push((run.start..cut, count.saturating_add(1)));
+            counted.push((cut..run.end, count));
+            known = run.end;
+        }
+        counted.push((known..reserved, 1));
+        for (run, count) in counted.into_iter().filter(|(run, _)| run.start < run.end) {
+            match self.crashes.last_mut() {
+                Some((last, same)) if *same == count => last.end = run.end,
+                _ => self.crashes.push((run, count)),
+            }
+        }
+        while self.crashes.last().is_some_and(|(_, count)| *count == 0) {
+            self.crashes.pop();
+        }
+    }
+
+    /// Returns where to fetch from.
+    pub(crate) fn position(&self) -> i64 {
+        self.next
+    }
+
+    /// Takes note of a message from the broker; `None` if it was done before, or delivered before.
+    pub(crate) fn deliver(&mut self, offset: i64) -> Option<Delivered> {
+        if offset < self.next {
+            return None;
+        }
+        if offset > self.next {
+            self.skip(self.next..offset);
+        }
+        self.next = offset + 1;
+        if !self.done.is_empty() && self.done.contains(offset) || offset < self.watermark {
+            return None;
+        }
+        self.pending += 1;
+        if offset >= self.seen && self.crashes.is_empty() {
+            return Some(Delivered::default());
+        }
+        let crashes = self.crashes_of(offset);
+        let started = crashes > 0 && self.inherited.contains(&offset);
+        Some(Delivered { crashes, started, seen: offset < self.seen || crashes > 0 })
+    }
+
+    /// The broker has no message there.
+    fn skip(&mut self, gap: Range<i64>) {
+        if gap.start <= self.watermark {
+            self.advance(gap.end);
+        } else {
+            self.done.insert(gap);
+        }
+    }
+
+    fn crashes_of(&self, offset: i64) -> u32 {
+        self.crashes.iter().find(|(run, _)| run.contains(&offset)).map_or(0, |(_, count)| *count)
+    }
+
+    /// The message is done with.
+    pub(crate) fn ack(&mut self, offset: i64) -> Acked {
+        if offset >= self.next {
+            return Acked::Unknown;
+        }
+        if offset < self.watermark || self.done.contains(offset) {
+            return Acked::Before;
+        }
+        self.pending -= 1;
+        if offset == self.watermark {
+            self.advance(offset + 1);
+        } else {
+            self.done.insert(offset..offset + 1);
+        }
+        Acked::Now
+    }
+
+    /// Returns whether the offset was delivered and is not done.
+    pub(crate) fn is_pending(&self, offset: i64) -> bool {
+        (self.watermark..self.next).contains(&offset) && !self.done.contains(offset)
+    }
+
+    /// Records that a pending offset is about to run alone; returns whether it is pending.
+    pub(crate) fn start(&mut self, offset: i64) -> bool {
+        if !self.is_pending(offset) {
+            return false;
+        }
+        self.inherited.retain(|start| *start != offset);
+        if let Err(place) = self.started.binary_search(&offset) {
+            self.started.insert(place, offset);
+        }
+        true
+    }
+
+    fn advance(&mut self, to: i64) {
+        self.watermark = if self.done.is_empty() { to } else { self.done.pop_through(to) };
+        self.next = self.next.max(self.watermark);
+        if !self.crashes.is_empty() {
+            let passed = self.crashes.iter().take_while(|(run, _)| run.end <= self.watermark).count();
+            self.crashes.drain(..passed);
+        }
+    }
+
+    /// How many offsets were delivered and are not done.
+    pub(crate) fn pending(&self) -> usize {
+        self.pending
+    }
+
+    /// Whether to hand out no more until the done offsets join.
+    pub(crate) fn is_fragmented(&self) -> bool {
+        self.done.len() > FRAGMENTS
+    }
+
+    /// Returns what to commit.
+    pub(crate) fn snapshot(&self, ending: Ending) -> Snapshot {
+        let from = self.watermark;
+        let relative = |offset: i64| u64::try_from(offset - from).unwrap_or(0);
+        let reserved = if ending == Ending::Live && self.pending > 0 { relative(self.next) } else { 0 };
+        let progress = Progress {
+            reserved,
+            seen: relative(self.seen.max(self.next)),
+            crashes: self
+                .crashes
+                .iter()
+                .map(|(run, count)| (relative(run.end) - relative(run.start), *count))
+                .collect(),
+            started: self.starts(ending).into_iter().map(relative).collect(),
+            done: self.done.iter().map(|run| relative(run.start)..relative(run.end)).collect(),
+        };
+        let (metadata, complete) = progress.encode();
+        Snapshot { offset: from, metadata, complete }
+    }
+
+    /// What this owner started is no suspect if it leaves in order; what it found stays.
+    fn starts(&self, ending: Ending) -> Vec<i64> {
+        let own: &[i64] = if ending == Ending::Live { &self.started } else { &[] };
+        let stands = |start: &i64| *start >= self.watermark && !self.done.contains(*start);
+        let mut starts: Vec<i64> = self.inherited.iter().chain(own).copied().filter(stands).collect();
+        starts.sort_unstable();
+        starts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A life of one owner: fetch so many, settle some, reserve, then die or leave.
+    #[derive(Clone, Debug)]
+    struct Life {
+        fetch: usize,
+        acks: Vec<prop::sample::Index>,
+        uncommitted: Vec<prop::sample::Index>,
+        clean: bool,
+    }
+
+    fn life() -> impl Strategy<Value = Life> {
+        let picks = || proptest::collection::vec(any::<prop::sample::Index>(), 0..30);
+        (0usize..60, picks(), picks(), any::<bool>()).prop_map(|(fetch, acks, uncommitted, clean)| Life {
+            fetch,
+            acks,
+            uncommitted,
+            clean,
+        })
+    }
+
+    proptest! {
+        /// Whatever is settled in whatever order, over several owners: what a commit covers never
+        /// comes back, everything else does, in order, with one crash per unclean end that held it.
+        #[test]
+        fn lives(gaps in proptest::collection::vec(1i64..4, 200), lives in proptest::collection::vec(life(), 1..8)) {
+            let log: Vec<i64> = gaps.iter().scan(5, |at, gap| { *at += gap; Some(*at) }).collect();
+            let mut done = BTreeSet::new();
+            let mut crashes: BTreeMap<i64, u32> = BTreeMap::new();
+            let mut seen = BTreeSet::new();
+            let (mut offset, mut metadata) = (0, String::new());
+            for life in lives {
+                let mut tracker = Tracker::resume(offset, &metadata);
+                let mut held: Vec<i64> = Vec::new();
+                let from = tracker.position();
+                for record in log.iter().copied().filter(|record| *record >= from).take(life.fetch) {
+                    let delivered = tracker.deliver(record);
+                    prop_assert_eq!(delivered.is_none(), done.contains(&record));
+                    if let Some(delivered) = delivered {
+                        prop_assert_eq!(delivered.crashes, crashes.get(&record).copied().unwrap_or(0));
+                        prop_assert_eq!(delivered.seen, seen.contains(&record));
+                        held.push(record);
+                    }
+                }
+                prop_assert!(log.iter().all(|record| *record >= from || done.contains(record)));
+                for pick in life.acks.iter().filter(|_| !held.is_empty()) {
+                    let record = *pick.get(&held);
+                    let expected = if done.insert(record) { Acked::Now } else { Acked::Before };
+                    prop_assert_eq!(tracker.ack(record), expected);
+                }
+                let ending = if life.clean { Ending::Clean } else { Ending::Live };
+                let snapshot = tracker.snapshot(ending);
+                prop_assert!(snapshot.complete);
+                let pending: Vec<i64> = held.iter().copied().filter(|record| !done.contains(record)).collect();
+                prop_assert_eq!(tracker.pending(), pending.len());
+                prop_assert!(pending.iter().all(|record| tracker.is_pending(*record)));
+                for pick in life.uncommitted.iter().filter(|_| !life.clean && !held.is_empty()) {
+                    tracker.ack(*pick.get(&held));
+                }
+                seen.extend(held.iter().copied());
+                if !life.clean {
+                    for record in pending {
+                        *crashes.entry(record).or_default() += 1;
+                    }
+                }
+                (offset, metadata) = (snapshot.offset, snapshot.metadata);
+            }
+        }
+    }
+
+    #[test]
+    fn an_idle_partition_commits_no_metadata() {
+        let mut tracker = Tracker::resume(10, "");
+        for offset in 10..20 {
+            tracker.deliver(offset);
+        }
+        assert_eq!(tracker.snapshot(Ending::Live).metadata, "1;K");
+        for offset in (10..20).rev() {
+            tracker.ack(offset);
+        }
+        let snapshot = tracker.snapshot(Ending::Live);
+        assert_eq!((snapshot.offset, snapshot.metadata.as_str(), snapshot.complete), (20, "", true));
+    }
+
+    #[test]
+    fn a_start_is_known_after_a_crash_and_gone_when_done() {
+        let mut tracker = Tracker::resume(0, "");
+        tracker.deliver(0);
+        tracker.deliver(1);
+        assert!(tracker.start(1) && !tracker.start(2));
+        let died = tracker.snapshot(Ending::Live);
+        let mut tracker = Tracker::resume(died.offset, &died.metadata);
+        assert_eq!(tracker.deliver(0), Some(Delivered { crashes: 1, started: false, seen: true }));
+        assert_eq!(tracker.deliver(1), Some(Delivered { crashes: 1, started: true, seen: true }));
+        tracker.ack(1);
+        assert!(Tracker::resume(0, &tracker.snapshot(Ending::Live).metadata).inherited.is_empty());
+    }
+
+    #[test]
+    fn a_start_ends_with_a_clean_end() {
+        let mut tracker = Tracker::resume(0, "");
+        tracker.deliver(0);
+        tracker.start(0);
+        let left = tracker.snapshot(Ending::Clean);
+        let mut tracker = Tracker::resume(left.offset, &left.metadata);
+        assert_eq!(tracker.deliver(0), Some(Delivered { crashes: 0, started: false, seen: true }));
+        let died = tracker.snapshot(Ending::Live);
+        let delivered = Tracker::resume(died.offset, &died.metadata).deliver(0);
+        assert_eq!(delivered, Some(Delivered { crashes: 1, started: false, seen: true }));
+    }
+
+    #[test]
+    fn too_many_holes_brake_before_they_overflow() {
+        let mut tracker = Tracker::resume(0, "");
+        let mut offset = 0;
+        while !tracker.is_fragmented() {
+            tracker.deliver(offset);
+            tracker.deliver(offset + 1);
+            tracker.ack(offset + 1);
+            offset += 2;
+        }
+        assert!(tracker.snapshot(Ending::Live).complete);
+        for offset in (0..8000).skip(offset as usize) {
+            tracker.deliver(offset);
+            if offset % 2 == 1 {
+                tracker.ack(offset);
+            }
+        }
+        let over = tracker.snapshot(Ending::Live);
+        assert!(!over.complete && over.metadata.len() <= crate::metadata::LIMIT);
+    }
+}

@@ -1,0 +1,385 @@
+//! A member of a group.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use mq_core::driver::{
+    Budget, Consumer, ConsumerOptions, Fetched, Revocation, Settlement, Subscription, Token,
+};
+use mq_core::{Clock, Error, ErrorKind, Event, Result};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::backend::Shared;
+use crate::connection::Pause;
+use crate::error::{closed, heals, stale};
+use crate::forward::Forwarding;
+use crate::intake::{Intake, Polled};
+use crate::names;
+use crate::settle::{Copy, Entry, Lane, Lone, Session};
+use crate::topology::no_group;
+
+/// How often a member looks whether its topics are still there, and after how many looks it
+/// declares them and their groups again in any case.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
+const DECLARE: u32 = 5;
+
+pub(crate) struct RabbitConsumer {
+    shared: Arc<Shared>,
+    options: ConsumerOptions,
+    /// Ranks this member among others for each queue of an ordered group.
+    id: u64,
+    epoch: AtomicU32,
+    intake: tokio::sync::Mutex<Intake>,
+    /// The current session, for settlements.
+    session: Mutex<Option<Arc<Session>>>,
+    closed: AtomicBool,
+    closing: Notify,
+    keeper: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    forwarding: Mutex<Option<Forwarding>>,
+}
+
+impl std::fmt::Debug for RabbitConsumer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RabbitConsumer").field("group", &self.options.group).finish_non_exhaustive()
+    }
+}
+
+impl RabbitConsumer {
+    /// Joins the group.
+    pub(crate) async fn open(shared: Arc<Shared>, options: ConsumerOptions) -> Result<Self> {
+        let consumer = Self {
+            options,
+            id: fastrand::u64(..),
+            epoch: AtomicU32::new(0),
+            intake: tokio::sync::Mutex::default(),
+            session: Mutex::default(),
+            closed: AtomicBool::new(false),
+            closing: Notify::new(),
+            keeper: Mutex::default(),
+            forwarding: Mutex::new(None),
+            shared,
+        };
+        let deadline = Instant::now() + consumer.shared.config.connect_timeout;
+        {
+            let mut intake = consumer.intake.lock().await;
+            consumer.join(&mut intake, Some(deadline)).await?;
+        }
+        *consumer.forwarding.lock() = Some(consumer.shared.forwarder.enter(&consumer.shared));
+        *consumer.keeper.lock() = Some(consumer.keep());
+        Ok(consumer)
+    }
+
+    /// Opens a channel and consumes all queues on it.
+    async fn join(&self, intake: &mut Intake, deadline: Option<Instant>) -> Result<()> {
+        let lanes = self.lanes().await?;
+        let topology = &self.shared.topology;
+        let channel = self.shared.consume.channel(deadline).await?;
+        let prefetch = window(self.options.prefetch.messages, lanes.len());
+        let limited = channel.basic_qos(prefetch, BasicQosOptions::default());
+        topology.reply("limiting the prefetch", limited).await?;
+        topology.reply("starting transactions", channel.tx_select()).await?;
+        let mut streams = Vec::with_capacity(lanes.len());
+        for lane in &lanes {
+            let mut arguments = FieldTable::default();
+            if lane.ordered {
+                let rank = names::rendezvous(self.id, &lane.queue);
+                arguments.insert("x-priority".into(), AMQPValue::LongInt(rank));
+            }
+            let consumed = channel.basic_consume(
+                (&*lane.queue).into(),
+                ShortString::default(),
+                BasicConsumeOptions::default(),
+                arguments,
+            );
+            streams.push(topology.reply("consuming a queue", consumed).await?);
+        }
+        let session = Arc::new(Session {
+            epoch: self.epoch.fetch_add(1, Ordering::SeqCst) + 1,
+            channel,
+            prefetch,
+            lanes,
+            held: Mutex::default(),
+            within: self.shared.config.request_timeout,
+        });
+        *self.session.lock() = Some(session.clone());
+        intake.begin(session, streams);
+        Ok(())
+    }
+
+    async fn lanes(&self) -> Result<Vec<Lane>> {
+        let mut lanes = Vec::new();
+        for (subscription, Subscription { topic, settings }) in self.options.subscriptions.iter().enumerate()
+        {
+            let topology = &self.shared.topology;
+            let queues = topology.queues(topic, &self.options.group, settings.ordered).await?;
+            lanes.extend(queues.names.into_iter().map(|queue| Lane {
+                subscription,
+                topic: topic.clone(),
+                queue: queue.into(),
+                ordered: queues.ordered,
+                max_attempts: settings.max_attempts,
+            }));
+        }
+        Ok(lanes)
+    }
+
+    /// Joins again, for as long as it takes. It begins with a pause, because members must not all
+    /// come at once, and a queue that is just being deleted is no good to consume.
+    async fn rejoin(&self, intake: &mut Intake) -> Result<()> {
+        let mut pause = Pause::default();
+        loop {
+            tokio::time::sleep(pause.next()).await;
+            let error = match self.join(intake, None).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::NotFound => match self.rebuild().await {
+                    Ok(true) => continue,
+                    Ok(false) => return Err(error),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            if !heals(&error) {
+                return Err(error);
+            }
+            self.shared.context.events.failed("rejoin", &error);
+        }
+    }
+
+    /// Makes again what is missing; returns whether it may.
+    async fn rebuild(&self) -> Result<bool> {
+        let group = &self.options.group;
+        let mut rebuilt = false;
+        for Subscription { topic, .. } in &self.options.subscriptions {
+            if self.shared.topology.rebuild(topic, group).await? {
+                self.shared.context.events.emit(Event::Rebuilt { what: format!("group {group} of {topic}") });
+                rebuilt = true;
+            }
+        }
+        Ok(rebuilt)
+    }
+
+    /// Declares the topology again now and then: an exchange that goes takes its bindings along,
+    /// and no consumer is told.
+    fn keep(&self) -> tokio::task::JoinHandle<()> {
+        let topology = self.shared.topology.clone();
+        let events = self.shared.context.events.clone();
+        let group = self.options.group.clone();
+        let topics: Vec<_> = self.options.subscriptions.iter().map(|each| each.topic.clone()).collect();
+        tokio::spawn(async move {
+            for look in 1u32.. {
+                tokio::time::sleep(LOOK.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+                for topic in &topics {
+                    let looked = match look % DECLARE {
+                        0 => topology.rebuild(topic, &group).await.map(|_| ()),
+                        _ => topology.look_after(topic, &group).await,
+                    };
+                    if let Err(error) = looked {
+                        events.failed("looking after the topology", &error);
+                    }
+                }
+            }
+        })
+    }
+
+    async fn wait_closed(&self) {
+        let closing = self.closing.notified();
+        if !self.closed.load(Ordering::SeqCst) {
+            closing.await;
+        }
+    }
+
+    async fn next(&self, intake: &mut Intake, budget: Budget) -> Result<Fetched> {
+        loop {
+            if !intake.is_open() {
+                self.rejoin(intake).await?;
+            }
+            self.find_started(intake).await?;
+            let deliveries = intake.take_ready();
+            if !deliveries.is_empty() {
+                return Ok(Fetched { deliveries, revoked: Vec::new() });
+            }
+            match std::future::poll_fn(|context| intake.poll(budget, context)).await {
+                Polled::Arrived { suspects: 0 } => {}
+                Polled::Arrived { suspects } => {
+                    self.shared.context.events.emit(Event::TakenOver { messages: suspects });
+                }
+                Polled::Ended(reason) => {
+                    self.shared.context.events.emit(Event::Disconnected { what: "consumer", reason });
+                    return Ok(Fetched { deliveries: Vec::new(), revoked: self.end(intake) });
+                }
+            }
+        }
+    }
+
+    /// Looks up whether suspects on their last attempt had been about to run alone.
+    async fn find_started(&self, intake: &mut Intake) -> Result<()> {
+        const AT_ONCE: usize = 16;
+        while intake.is_open() && !intake.unchecked().is_empty() {
+            let names: Vec<String> =
+                intake.unchecked().iter().take(AT_ONCE).map(|(_, name)| name.clone()).collect();
+            let found = join_all(names.iter().map(|name| self.shared.topology.find_queue(name))).await;
+            if let Some(Err(error)) = found.iter().find(|found| found.is_err()) {
+                if !heals(error) {
+                    return Err(error.duplicate());
+                }
+                // The session is over as well, or will be asked again.
+                self.shared.context.events.failed("looking for a lone start", error);
+                tokio::time::sleep(Pause::default().next()).await;
+                if !intake.is_live() {
+                    intake.forget_ready();
+                }
+                continue;
+            }
+            intake.checked(found.into_iter().map(|found| matches!(found, Ok(Some(_)))).collect());
+        }
+        Ok(())
+    }
+
+    /// Ends the session: everything held comes back to somebody.
+    fn end(&self, intake: &mut Intake) -> Vec<Revocation> {
+        let session = self.session.lock().take();
+        intake.end();
+        let Some(session) = session else { return Vec::new() };
+        // Those that ran alone here are alive: their next holder must not take them for killers.
+        for (_, entry) in session.held.lock().take_all() {
+            self.shared.copier.clear(entry.lone.filter(|lone| lone.mine));
+        }
+        let lanes = 0..u32::try_from(session.lanes.len()).unwrap_or(u32::MAX);
+        lanes.map(|lane| Revocation { lane, epoch: session.epoch, release: None }).collect()
+    }
+
+    /// Gives back what is held. Copies keep their count, where the broker would add to it; the
+    /// queues of an ordered group must keep their order, so there the broker itself takes it back.
+    async fn give_back(&self, session: &Session, intake: &mut Intake) -> Result<()> {
+        intake.cancel(session, &self.shared.topology).await;
+        let now = Clock::now(&self.shared.context.clock);
+        let mut sources = Vec::new();
+        let mut copies = Vec::new();
+        let entries = session.held.lock().take_all();
+        for (tag, Entry { lane, message, mut envelope, lone }) in entries {
+            self.shared.copier.clear(lone.filter(|lone| lone.mine));
+            let lane = &session.lanes[lane as usize];
+            if lane.ordered {
+                continue;
+            }
+            envelope.first_seen = envelope.first_seen.or(Some(now));
+            let (topic, group) = (lane.topic.clone(), self.options.group.clone());
+            copies.push(Copy { topic, group, queue: lane.queue.clone(), message, envelope });
+            sources.push(tag);
+        }
+        let verdicts = self.shared.copier.store(&copies).await;
+        let confirmed = sources.into_iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
+        session.ack(confirmed.map(|(tag, _)| tag).collect()).await?;
+        match verdicts.into_iter().find_map(Result::err) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Consumer for RabbitConsumer {
+    async fn fetch(&self, budget: Budget) -> Result<Fetched> {
+        let mut intake = tokio::select! {
+            intake = self.intake.lock() => intake,
+            () = self.wait_closed() => return Err(closed()),
+        };
+        tokio::select! {
+            biased;
+            () = self.wait_closed() => Err(closed()),
+            fetched = self.next(&mut intake, budget) => fetched,
+        }
+    }
+
+    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<()>> {
+        let session = self.session.lock().clone();
+        match session {
+            Some(session) => self.shared.copier.settle(&session, &self.options.group, batch).await,
+            None => batch.iter().map(|_| Err(stale())).collect(),
+        }
+    }
+
+    async fn start(&self, token: Token) -> Result<()> {
+        let session = self.session.lock().clone().filter(|session| session.epoch == token.epoch);
+        let Some(session) = session.filter(|session| session.is_live()) else { return Err(stale()) };
+        let name = {
+            let held = session.held.lock();
+            let Some(entry) = held.get(token.high) else { return Err(stale()) };
+            names::started(&session.lanes[entry.lane as usize].queue, &entry.message.id)
+        };
+        self.shared.topology.record_start(&name).await?;
+        match session.held.lock().get_mut(token.high) {
+            Some(entry) => {
+                entry.lone = Some(Lone { name, mine: true });
+                Ok(())
+            }
+            None => Err(stale()),
+        }
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.closed.store(true, Ordering::SeqCst);
+        self.closing.notify_waiters();
+        if let Some(keeper) = self.keeper.lock().take() {
+            keeper.abort();
+        }
+        let mut intake = self.intake.lock().await;
+        let session = self.session.lock().take();
+        let mut given_back = Ok(());
+        if let Some(session) = session.filter(|session| session.is_live()) {
+            given_back = self.give_back(&session, &mut intake).await;
+            let left = session.channel.close(200, "closed".into());
+            given_back = given_back.and(self.shared.topology.reply("closing a channel", left).await);
+        }
+        intake.end();
+        let forwarding = self.forwarding.lock().take();
+        if let Some(forwarding) = forwarding {
+            forwarding.leave().await;
+        }
+        for Subscription { topic, settings } in &self.options.subscriptions {
+            if settings.ephemeral {
+                let removed = self.shared.topology.delete_group(topic, &self.options.group).await;
+                given_back = given_back.and(removed.or_else(ignore_missing));
+            }
+        }
+        given_back
+    }
+}
+
+/// Returns how many messages the broker may send ahead on each of several queues: a share of the
+/// whole, but never so few that one busy queue could not fill a small prefetch.
+fn window(prefetch: usize, queues: usize) -> u16 {
+    const SMALL: usize = 64;
+    let share = prefetch.div_ceil(queues.max(1)).max(SMALL).min(prefetch).max(1);
+    u16::try_from(share).unwrap_or(u16::MAX)
+}
+
+fn ignore_missing(error: Error) -> Result<()> {
+    if error.kind() == no_group().kind() { Ok(()) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::window;
+
+    #[test]
+    fn windows_share_the_prefetch() {
+        for (prefetch, queues, each) in [
+            (1000, 1, 1000),
+            (1000, 8, 125),
+            (100, 8, 64),
+            (30, 8, 30),
+            (1, 8, 1),
+            (0, 1, 1),
+            (100_000, 1, 65_535),
+        ] {
+            assert_eq!(window(prefetch, queues), each);
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The lanes that hold delayed messages.
+//!
+//! Each rung of the ladder has queues with one constant time to live, so that the head of each is
+//! always the next one due. The broker moves what is due to one queue, from where every client
+//! with an open consumer forwards it: to the next rung, or to its target.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use mq_core::ladder::{RUNGS, Step, step};
+use mq_core::{Clock, Result, Timestamp};
+use tokio::sync::Mutex;
+
+use crate::names;
+use crate::topology::Topology;
+
+/// A lane lets go this much early: the forwarding takes time, and who receives a message holds the rest.
+const EARLY: Duration = Duration::from_millis(250);
+/// The longest rung whose time the broker's timers can count: 48.5 days.
+const LONGEST: usize = 11;
+/// The rungs that most messages pass have several queues side by side.
+const BUSY: usize = 3;
+const SIDES: usize = 4;
+
+/// Chooses lanes, and declares them when they are first needed.
+#[derive(Debug)]
+pub(crate) struct Delay {
+    topology: Arc<Topology>,
+    clock: Clock,
+    next: AtomicUsize,
+    declared: Mutex<BTreeSet<usize>>,
+}
+
+impl Delay {
+    pub(crate) fn new(topology: Arc<Topology>, clock: Clock) -> Self {
+        Self { topology, clock, next: AtomicUsize::new(0), declared: Mutex::default() }
+    }
+
+    /// Returns the rung a message waits on, or `None` if it goes to its target now.
+    pub(crate) fn rung(&self, deliver_at: Option<Timestamp>) -> Option<usize> {
+        rung(deliver_at?.since(self.clock.now()))
+    }
+
+    /// Returns the queue of a rung for the next message.
+    pub(crate) fn lane(&self, rung: usize) -> String {
+        names::delay(rung, self.next.fetch_add(1, Ordering::Relaxed) % sides(rung))
+    }
+
+    /// Declares the queues of `rungs`, unless that was done.
+    pub(crate) async fn ensure(&self, rungs: &BTreeSet<usize>) -> Result<()> {
+        if rungs.is_empty() {
+            return Ok(());
+        }
+        let mut declared = self.declared.lock().await;
+        for rung in rungs {
+            if declared.contains(rung) {
+                continue;
+            }
+            let hold = RUNGS[*rung] - EARLY;
+            let mut lanes = vec![(names::DUE.to_owned(), None)];
+            lanes.extend((0..sides(*rung)).map(|side| (names::delay(*rung, side), Some(hold))));
+            self.topology.declare_lanes(&lanes).await?;
+            declared.insert(*rung);
+        }
+        Ok(())
+    }
+
+    /// Declares them again next time: one was not there.
+    pub(crate) async fn forget(&self) {
+        self.declared.lock().await.clear();
+    }
+}
+
+fn rung(remaining: Duration) -> Option<usize> {
+    match step(remaining) {
+        Step::Deliver => None,
+        Step::Wait(rung) => Some(rung.min(LONGEST)),
+    }
+}
+
+fn sides(rung: usize) -> usize {
+    if rung < BUSY { SIDES } else { 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_broker_can_count_every_rung() {
+        assert!((RUNGS[LONGEST] - EARLY).as_millis() <= u128::from(u32::MAX));
+    }
+
+    proptest! {
+        /// However late each hop is, the message arrives less than a rung early.
+        #[test]
+        fn a_message_arrives(millis in 0u64..400 * 86_400_000, late in 0u64..300) {
+            let mut remaining = Duration::from_millis(millis);
+            let mut hops = 0;
+            while let Some(rung) = rung(remaining) {
+                remaining = remaining.saturating_sub(RUNGS[rung] - EARLY + Duration::from_millis(late));
+                hops += 1;
+            }
+            prop_assert!(remaining < RUNGS[0] && hops < 80, "{} hops", hops);
+        }
+    }
+}

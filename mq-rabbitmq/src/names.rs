@@ -1,0 +1,258 @@
+//! Names and texts that are derived, written and read back; pure.
+
+use std::time::Duration;
+
+use mq_core::{GroupName, GroupSettings, MessageId, SEPARATOR, TopicName};
+
+/// The queue that delayed messages come out of.
+pub(crate) const DUE: &str = "mq.due";
+
+/// Returns the queue of an unordered group.
+pub(crate) fn queue(topic: &TopicName, group: &GroupName) -> String {
+    format!("{topic}{SEPARATOR}{group}")
+}
+
+/// Returns one of the queues of an ordered group.
+pub(crate) fn lane(topic: &TopicName, group: &GroupName, lane: u32) -> String {
+    format!("{topic}{SEPARATOR}{group}{SEPARATOR}{lane}")
+}
+
+/// Returns the exchange that spreads an ordered group's messages over its queues.
+pub(crate) fn hash_exchange(topic: &TopicName, group: &GroupName) -> String {
+    format!("{topic}{SEPARATOR}{group}{SEPARATOR}hash")
+}
+
+/// Returns one of the queues that hold delayed messages for a rung's time.
+pub(crate) fn delay(rung: usize, side: usize) -> String {
+    format!("mq.delay.{rung}.{side}")
+}
+
+/// Returns the queue whose arguments keep a topic's settings.
+pub(crate) fn topic_marker(topic: &TopicName) -> String {
+    format!("mq.settings.{:016x}", hash64(topic.as_str()))
+}
+
+/// Returns the queue whose arguments keep a group's settings.
+///
+/// Hashed, so that the broker's reply text, which is cut at 255 bytes, has room for the settings.
+pub(crate) fn group_marker(topic: &TopicName, group: &GroupName) -> String {
+    format!("mq.settings.{:016x}", hash64(&queue(topic, group)))
+}
+
+/// Returns the queue whose existence says that a message was about to run alone.
+pub(crate) fn started(queue: &str, id: &MessageId) -> String {
+    let mut hash = Hash128::default();
+    hash.update(queue.as_bytes());
+    hash.update(&[0]);
+    id.with_str(|id| hash.update(id.as_bytes()));
+    format!("mq.started.{:032x}", hash.finish())
+}
+
+/// Where a delayed message goes when it is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target<'a> {
+    /// A queue, through the default exchange.
+    Queue(&'a str),
+    /// A topic's exchange, with the message's subject.
+    Topic(&'a str),
+}
+
+impl<'a> Target<'a> {
+    /// Reads the text of an `mq-target` header.
+    pub(crate) fn parse(text: &'a str) -> Option<Self> {
+        match text.split_once(':')? {
+            ("queue", name) => Some(Self::Queue(name)),
+            ("topic", name) => Some(Self::Topic(name)),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Queue(name) => write!(f, "queue:{name}"),
+            Self::Topic(name) => write!(f, "topic:{name}"),
+        }
+    }
+}
+
+/// A group's settings as its marker keeps them; version 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StoredGroup {
+    /// The lease.
+    pub(crate) lease: Duration,
+    /// The most attempts.
+    pub(crate) max_attempts: u32,
+    /// How many queues an ordered group has; 0 for an unordered one.
+    pub(crate) lanes: u32,
+}
+
+impl StoredGroup {
+    /// Takes what is stored of `settings`.
+    pub(crate) fn new(settings: &GroupSettings, partitions: u32) -> Self {
+        let lanes = if settings.ordered { partitions } else { 0 };
+        Self { lease: settings.lease, max_attempts: settings.max_attempts, lanes }
+    }
+
+    /// Reads a marker's text.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.strip_prefix("g1:")?.split(':');
+        let lease = Duration::from_millis(parts.next()?.parse().ok()?);
+        let stored =
+            Self { lease, max_attempts: parts.next()?.parse().ok()?, lanes: parts.next()?.parse().ok()? };
+        parts.next().is_none().then_some(stored)
+    }
+
+    /// Returns the settings a member compares with its own.
+    pub(crate) fn settings(&self) -> GroupSettings {
+        let settings = GroupSettings::default().lease(self.lease).max_attempts(self.max_attempts);
+        if self.lanes > 0 { settings.ordered() } else { settings }
+    }
+}
+
+impl std::fmt::Display for StoredGroup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "g1:{}:{}:{}", self.lease.as_millis(), self.max_attempts, self.lanes)
+    }
+}
+
+/// Writes a topic's partitions as its marker keeps them.
+pub(crate) fn stored_topic(partitions: u32) -> String {
+    format!("t1:{partitions}")
+}
+
+/// Reads a topic's partitions from its marker.
+pub(crate) fn parse_topic(text: &str) -> Option<u32> {
+    text.strip_prefix("t1:")?.parse().ok()
+}
+
+/// Finds what a queue has in the text of a refused declaration:
+/// `… received 'x' but current is 'y'`.
+pub(crate) fn current_argument(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("but current is ")?;
+    let (_, rest) = rest.split_once('\'')?;
+    rest.split_once('\'').map(|(value, _)| value)
+}
+
+/// Returns how much a consumer wants a queue: the highest wins, and each queue ranks the
+/// consumers in an order of its own.
+pub(crate) fn rendezvous(consumer: u64, queue: &str) -> i32 {
+    let mut mixed = hash64(queue) ^ consumer;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    i32::try_from((mixed ^ (mixed >> 31)) >> 34).unwrap_or(0)
+}
+
+fn hash64(text: &str) -> u64 {
+    let mut hash = Hash64::default();
+    hash.update(text.as_bytes());
+    hash.finish()
+}
+
+/// FNV-1a over 64 bits.
+pub(crate) struct Hash64(u64);
+
+impl Default for Hash64 {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hash64 {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    pub(crate) fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// FNV-1a over 128 bits: the same for everyone and for ever.
+pub(crate) struct Hash128(u128);
+
+impl Default for Hash128 {
+    fn default() -> Self {
+        Self(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
+    }
+}
+
+impl Hash128 {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+        }
+    }
+
+    pub(crate) fn finish(&self) -> u128 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn settings_are_read_from_a_refusal() {
+        for (text, value) in [
+            (
+                "PRECONDITION_FAILED - inequivalent arg 'x-dead-letter-routing-key' for queue 'q' in vhost '/': received '?' but current is 'g1:30000:5:8'",
+                Some("g1:30000:5:8"),
+            ),
+            ("… received none but current is the value 't1:8' of type 'longstr'", Some("t1:8")),
+            ("… received '?' but current is 'g1:30", None),
+            ("… received '?' but current is none", None),
+        ] {
+            assert_eq!(current_argument(text), value);
+        }
+    }
+
+    #[test]
+    fn a_refusal_has_room_for_the_settings() {
+        let topic = TopicName::new("t".repeat(100)).unwrap();
+        let group = GroupName::new("g".repeat(100)).unwrap();
+        let longest =
+            StoredGroup { lease: Duration::from_secs(24 * 3600), max_attempts: u32::MAX, lanes: 1024 };
+        let text = format!(
+            "PRECONDITION_FAILED - inequivalent arg 'x-dead-letter-routing-key' for queue '{}' in vhost '{}': received '?' but current is '{longest}'",
+            group_marker(&topic, &group),
+            "v".repeat(64),
+        );
+        assert!(text.len() <= 255, "{}", text.len());
+    }
+
+    #[test]
+    fn targets_read_back() {
+        for target in [Target::Queue("a..b..3"), Target::Topic("a.b")] {
+            assert_eq!(Target::parse(&target.to_string()), Some(target));
+        }
+        assert_eq!(Target::parse("a"), None);
+    }
+
+    #[test]
+    fn every_consumer_gets_queues() {
+        let mut wins = [0; 4];
+        for lane in 0..400 {
+            let queue = format!("t..g..{lane}");
+            let best = (0..4).max_by_key(|consumer| rendezvous(*consumer * 7919, &queue)).unwrap();
+            wins[usize::try_from(best).unwrap()] += 1;
+        }
+        assert!(wins.iter().all(|wins| (60..140).contains(wins)), "{wins:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn stored_settings_read_back(lease in 100u64..86_400_000, max_attempts in 1u32.., lanes in 0u32..1025) {
+            let stored = StoredGroup { lease: Duration::from_millis(lease), max_attempts, lanes };
+            prop_assert_eq!(StoredGroup::parse(&stored.to_string()), Some(stored));
+            prop_assert_eq!(StoredGroup::new(&stored.settings(), lanes), stored);
+            prop_assert_eq!(parse_topic(&stored_topic(lanes)), Some(lanes));
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Sends to topics.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use mq_core::driver::{Outgoing, Producer};
+use mq_core::envelope::Envelope;
+use mq_core::{Error, ErrorKind, MessageId, Receipt, Result};
+use tokio::sync::oneshot;
+
+use crate::backend::Shared;
+use crate::codec::{self, Publication};
+use crate::error::closed;
+use crate::names::Target;
+use crate::publish::{Publisher, Verdicts, awaited};
+
+pub(crate) struct RabbitProducer {
+    shared: Arc<Shared>,
+    /// Messages of a key stay on one channel, and so in order.
+    shards: Vec<Publisher>,
+    /// The channel of the next messages without a key.
+    next: AtomicUsize,
+    /// Delayed messages go to queues that must be there.
+    courier: Publisher,
+}
+
+impl fmt::Debug for RabbitProducer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RabbitProducer").field("channels", &self.shards.len()).finish_non_exhaustive()
+    }
+}
+
+impl RabbitProducer {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let shards = (0..shared.config.publish_channels).map(|_| shared.publisher()).collect();
+        let courier = shared.courier(shared.config.publish_timeout);
+        Self { shards, next: AtomicUsize::new(0), courier, shared }
+    }
+
+    /// Closes all channels.
+    pub(crate) async fn close(&self) {
+        for shard in &self.shards {
+            shard.close().await;
+        }
+        self.courier.close().await;
+    }
+
+    /// Hands what goes now to its channels, without waiting; what waits is kept for later.
+    fn begin(&self, batch: Vec<Outgoing>) -> Sending {
+        let mut sending = Sending::new(batch.len(), self.shards.len());
+        let keyless = self.next.fetch_add(1, Ordering::Relaxed);
+        for (place, outgoing) in batch.into_iter().enumerate() {
+            sending.ids.push(outgoing.message.id.clone());
+            if let Some(rung) = self.shared.delay.rung(outgoing.message.deliver_at) {
+                sending.delayed.push((place, rung, outgoing));
+                continue;
+            }
+            let shard = match &outgoing.message.key {
+                Some(key) => shard(&outgoing, key),
+                None => keyless,
+            } % self.shards.len();
+            match codec::to_topic(outgoing) {
+                Ok(item) => self.add(&mut sending, shard, place, item),
+                Err(error) => sending.verdicts[place] = Some(Err(error)),
+            }
+        }
+        for shard in 0..self.shards.len() {
+            self.post(&mut sending, shard);
+        }
+        sending
+    }
+
+    fn add(&self, sending: &mut Sending, shard: usize, place: usize, item: Publication) {
+        let parcel = &mut sending.parcels[shard];
+        parcel.places.push(place);
+        parcel.items.push(item);
+        if parcel.items.len() >= self.shards[shard].parcel_limit() {
+            self.post(sending, shard);
+        }
+    }
+
+    fn post(&self, sending: &mut Sending, shard: usize) {
+        let Parcel { places, items } = std::mem::take(&mut sending.parcels[shard]);
+        if !items.is_empty() {
+            sending.posted.push((places, self.shards[shard].post(items)));
+        }
+    }
+
+    /// Puts messages that wait on their lanes; a lane that is gone is made again.
+    async fn delay(&self, delayed: Vec<(usize, usize, Outgoing)>) -> Vec<(usize, Result<()>)> {
+        let mut waiting = delayed;
+        let mut verdicts = Vec::new();
+        for last in [false, true] {
+            let rungs: BTreeSet<usize> = waiting.iter().map(|(_, rung, _)| *rung).collect();
+            let published = match self.shared.delay.ensure(&rungs).await {
+                Ok(()) => self.courier_publish(&waiting).await,
+                Err(error) => waiting.iter().map(|_| Err(error.duplicate())).collect(),
+            };
+            let mut missing = Vec::new();
+            for (message, verdict) in waiting.into_iter().zip(published) {
+                match verdict {
+                    Err(error) if !last && error.kind() == ErrorKind::NotFound => missing.push(message),
+                    verdict => verdicts.push((message.0, verdict)),
+                }
+            }
+            if missing.is_empty() {
+                break;
+            }
+            self.shared.delay.forget().await;
+            waiting = missing;
+        }
+        verdicts
+    }
+
+    async fn courier_publish(&self, waiting: &[(usize, usize, Outgoing)]) -> Verdicts {
+        let mut refused = Vec::with_capacity(waiting.len());
+        let mut items = Vec::with_capacity(waiting.len());
+        for (_, rung, Outgoing { topic, message }) in waiting {
+            let target = Some(Target::Topic(topic.as_str()).to_string().into());
+            let envelope = Envelope { target, ..Envelope::default() };
+            match codec::to_queue(&self.shared.delay.lane(*rung), message.clone(), &envelope) {
+                Ok(item) => {
+                    items.push(item);
+                    refused.push(None);
+                }
+                Err(error) => refused.push(Some(error)),
+            }
+        }
+        let mut published = self.courier.publish(items).await.into_iter();
+        refused
+            .into_iter()
+            .map(|refused| match refused {
+                Some(error) => Err(error),
+                None => published.next().unwrap_or_else(|| Err(closed())),
+            })
+            .collect()
+    }
+
+    /// Fails for delayed messages to a topic that is not there; nobody would learn of it later.
+    async fn check_topics(&self, sending: &mut Sending) {
+        let topics: BTreeSet<_> =
+            sending.delayed.iter().map(|(_, _, outgoing)| outgoing.topic.clone()).collect();
+        for topic in topics {
+            let error = match self.shared.topology.topic_exists(&topic).await {
+                Ok(true) => continue,
+                Ok(false) => {
+                    Error::new(ErrorKind::NotFound, format!("there is no topic {:?}", topic.as_str()))
+                }
+                Err(error) => error,
+            };
+            let verdicts = &mut sending.verdicts;
+            sending.delayed.retain(|(place, _, outgoing)| {
+                let keep = outgoing.topic != topic;
+                if !keep {
+                    verdicts[*place] = Some(Err(error.duplicate()));
+                }
+                keep
+            });
+        }
+    }
+}
+
+fn shard(outgoing: &Outgoing, key: &[u8]) -> usize {
+    let mut hash = crate::names::Hash64::default();
+    hash.update(outgoing.topic.as_str().as_bytes());
+    hash.update(key);
+    usize::try_from(hash.finish() >> 33).unwrap_or(0)
+}
+
+#[derive(Default)]
+struct Parcel {
+    places: Vec<usize>,
+    items: Vec<Publication>,
+}
+
+/// A batch on its way.
+struct Sending {
+    ids: Vec<MessageId>,
+    verdicts: Vec<Option<Result<()>>>,
+    parcels: Vec<Parcel>,
+    posted: Vec<(Vec<usize>, oneshot::Receiver<Verdicts>)>,
+    delayed: Vec<(usize, usize, Outgoing)>,
+}
+
+impl Sending {
+    fn new(count: usize, shards: usize) -> Self {
+        let mut parcels = Vec::new();
+        parcels.resize_with(shards, Parcel::default);
+        let mut verdicts = Vec::new();
+        verdicts.resize_with(count, || None);
+        Self { ids: Vec::with_capacity(count), verdicts, parcels, posted: Vec::new(), delayed: Vec::new() }
+    }
+
+    fn receipts(self) -> Vec<Result<Receipt>> {
+        let receipt = |(id, verdict): (MessageId, Option<Result<()>>)| {
+            verdict.unwrap_or_else(|| Err(closed())).map(|()| Receipt::new(id, None))
+        };
+        self.ids.into_iter().zip(self.verdicts).map(receipt).collect()
+    }
+}
+
+#[async_trait]
+impl Producer for RabbitProducer {
+    async fn send(&self, batch: Vec<Outgoing>) -> Vec<Result<Receipt>> {
+        let mut sending = self.begin(batch);
+        if !sending.delayed.is_empty() {
+            self.check_topics(&mut sending).await;
+            let delayed = std::mem::take(&mut sending.delayed);
+            for (place, verdict) in self.delay(delayed).await {
+                sending.verdicts[place] = Some(verdict);
+            }
+        }
+        for (places, reply) in std::mem::take(&mut sending.posted) {
+            let verdicts = awaited(reply, places.len()).await;
+            for (place, verdict) in places.into_iter().zip(verdicts) {
+                sending.verdicts[place] = Some(verdict);
+            }
+        }
+        sending.receipts()
+    }
+
+    async fn close(&self) {
+        RabbitProducer::close(self).await;
+    }
+}

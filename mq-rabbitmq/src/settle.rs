@@ -1,0 +1,302 @@
+//! Settlements: acknowledgements, and copies that are confirmed before their source is acknowledged.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use lapin::Channel;
+use lapin::options::BasicAckOptions;
+use mq_core::driver::{Destination, Outcome, Relocation, Settlement};
+use mq_core::envelope::Envelope;
+use mq_core::{ErrorKind, Event, Events, GroupName, Message, Result, TopicName, derived};
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use crate::codec;
+use crate::delay::Delay;
+use crate::error::{stale, timed_out, unknown};
+use crate::names::Target;
+use crate::publish::{Publisher, Verdicts};
+use crate::topology::Topology;
+use crate::tracker::Tracker;
+
+/// A delivery as long as it is unsettled.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) lane: u32,
+    pub(crate) message: Message,
+    pub(crate) envelope: Envelope,
+    pub(crate) lone: Option<Lone>,
+}
+
+/// The record of a lone start.
+#[derive(Clone, Debug)]
+pub(crate) struct Lone {
+    /// The queue that is the record.
+    pub(crate) name: String,
+    /// Whether this consumer made it.
+    pub(crate) mine: bool,
+}
+
+/// A queue as this member consumes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Lane {
+    pub(crate) subscription: usize,
+    pub(crate) topic: TopicName,
+    pub(crate) queue: Arc<str>,
+    pub(crate) ordered: bool,
+    pub(crate) max_attempts: u32,
+}
+
+/// One channel's worth of deliveries, until the channel is lost.
+pub(crate) struct Session {
+    pub(crate) epoch: u32,
+    pub(crate) channel: Channel,
+    pub(crate) prefetch: u16,
+    pub(crate) lanes: Vec<Lane>,
+    pub(crate) held: Mutex<Tracker<Entry>>,
+    pub(crate) within: Duration,
+}
+
+impl Session {
+    /// Returns whether settlements can still reach the broker.
+    pub(crate) fn is_live(&self) -> bool {
+        self.channel.status().connected()
+    }
+
+    /// Acknowledges deliveries that were taken, and waits until the broker has seen it: a reply on
+    /// the same channel comes after everything written before.
+    pub(crate) async fn ack(&self, mut tags: Vec<u64>) -> Result<()> {
+        if tags.is_empty() {
+            return Ok(());
+        }
+        let seen = {
+            // Frames are queued under the lock, in the order they were planned.
+            let mut held = self.held.lock();
+            for frame in held.settle(&mut tags) {
+                let acked = self.channel.basic_ack(frame.tag, BasicAckOptions { multiple: frame.multiple });
+                if let Poll::Ready(Err(error)) = begin(std::pin::pin!(acked)) {
+                    return Err(lost(&error));
+                }
+            }
+            let mut seen = Box::pin(self.channel.tx_commit());
+            match begin(seen.as_mut()) {
+                Poll::Ready(reply) => return reply.map_err(|error| lost(&error)),
+                Poll::Pending => seen,
+            }
+        };
+        match timeout(self.within, seen).await {
+            Ok(reply) => reply.map_err(|error| lost(&error)),
+            Err(_) => Err(timed_out("settling", self.within).with_kind(ErrorKind::UnknownOutcome)),
+        }
+    }
+}
+
+/// Queues the frames of a request; who wants the reply polls again.
+fn begin<F: Future>(request: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+    request.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn lost(error: &lapin::Error) -> mq_core::Error {
+    unknown(format!("the channel ended before the broker saw the settlement: {error}"))
+}
+
+/// A copy to be stored in one of a group's queues.
+#[derive(Clone, Debug)]
+pub(crate) struct Copy {
+    pub(crate) topic: TopicName,
+    pub(crate) group: GroupName,
+    pub(crate) queue: Arc<str>,
+    pub(crate) message: Message,
+    pub(crate) envelope: Envelope,
+}
+
+/// Stores copies: in the group's queue, in its dead letters, or on the way to them.
+#[derive(Debug)]
+pub(crate) struct Copier {
+    pub(crate) courier: Publisher,
+    pub(crate) delay: Arc<Delay>,
+    pub(crate) topology: Arc<Topology>,
+    pub(crate) events: Events,
+}
+
+impl Copier {
+    /// Stores copies and returns their verdicts. A queue that is missing is made again, if the
+    /// group was declared so, and its copies are tried once more.
+    pub(crate) async fn store(&self, copies: &[Copy]) -> Verdicts {
+        let mut verdicts = self.attempt(copies, &(0..copies.len()).collect::<Vec<_>>()).await;
+        let missing: Vec<usize> = (0..copies.len()).filter(|index| is_missing(&verdicts[*index])).collect();
+        if missing.is_empty() {
+            return verdicts;
+        }
+        self.delay.forget().await;
+        let groups: BTreeSet<_> =
+            missing.iter().map(|index| (&copies[*index].topic, &copies[*index].group)).collect();
+        for (topic, group) in groups {
+            match self.topology.rebuild(topic, group).await {
+                Ok(true) => self.events.emit(Event::Rebuilt { what: format!("queues of {topic} {group}") }),
+                Ok(false) => {}
+                Err(error) => self.events.failed("rebuild", &error),
+            }
+        }
+        for (index, verdict) in missing.iter().zip(self.attempt(copies, &missing).await) {
+            verdicts[*index] = verdict;
+        }
+        verdicts
+    }
+
+    async fn attempt(&self, copies: &[Copy], which: &[usize]) -> Verdicts {
+        let mut rungs = BTreeSet::new();
+        let made: Vec<_> = which.iter().map(|index| self.publication(&copies[*index], &mut rungs)).collect();
+        if let Err(error) = self.delay.ensure(&rungs).await {
+            return which.iter().map(|_| Err(error.duplicate())).collect();
+        }
+        let mut verdicts: Vec<Option<Result<()>>> = Vec::with_capacity(made.len());
+        let mut items = Vec::with_capacity(made.len());
+        for made in made {
+            verdicts.push(match made {
+                Ok(item) => {
+                    items.push(item);
+                    None
+                }
+                Err(error) => Some(Err(error)),
+            });
+        }
+        let mut published = self.courier.publish(items).await.into_iter();
+        verdicts
+            .into_iter()
+            .map(|verdict| {
+                verdict.or_else(|| published.next()).unwrap_or_else(|| Err(crate::error::closed()))
+            })
+            .collect()
+    }
+
+    fn publication(&self, copy: &Copy, rungs: &mut BTreeSet<usize>) -> Result<codec::Publication> {
+        let message = copy.message.clone();
+        match self.delay.rung(message.deliver_at) {
+            None => codec::to_queue(&copy.queue, message, &copy.envelope),
+            Some(rung) => {
+                rungs.insert(rung);
+                let target = Some(Target::Queue(&copy.queue).to_string().into());
+                let envelope = Envelope { target, ..copy.envelope.clone() };
+                codec::to_queue(&self.delay.lane(rung), message, &envelope)
+            }
+        }
+    }
+
+    /// Settles a batch of one session.
+    pub(crate) async fn settle(
+        &self,
+        session: &Session,
+        group: &GroupName,
+        batch: Vec<Settlement>,
+    ) -> Verdicts {
+        let mut plan = Plan::new(session, group, batch);
+        let (acked, stored) = tokio::join!(
+            session.ack(plan.acks.iter().map(|(_, tag, _)| *tag).collect()),
+            self.move_all(session, &plan.moves, &plan.copies),
+        );
+        for (place, _, lone) in std::mem::take(&mut plan.acks) {
+            if acked.is_ok() {
+                self.clear(lone);
+            }
+            plan.verdicts[place] = copied(&acked);
+        }
+        for ((place, tag, entry), verdict) in plan.moves.into_iter().zip(stored) {
+            match &verdict {
+                Ok(()) => self.clear(entry.lone),
+                Err(error) if error.kind() == ErrorKind::StaleDelivery => {}
+                Err(_) => session.held.lock().restore(tag, entry),
+            }
+            plan.verdicts[place] = verdict;
+        }
+        plan.verdicts
+    }
+
+    /// Stores the copies and then acknowledges the sources of those that were confirmed.
+    async fn move_all(&self, session: &Session, moves: &[(usize, u64, Entry)], copies: &[Copy]) -> Verdicts {
+        if copies.is_empty() {
+            return Vec::new();
+        }
+        let mut verdicts = self.store(copies).await;
+        let confirmed =
+            moves.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok()).map(|((_, tag, _), _)| *tag);
+        if session.ack(confirmed.collect()).await.is_err() {
+            // The copy is stored, and its source is delivered again.
+            verdicts.iter_mut().filter(|verdict| verdict.is_ok()).for_each(|verdict| *verdict = Err(stale()));
+        }
+        verdicts
+    }
+
+    /// Removes the record of a lone start that ended well.
+    pub(crate) fn clear(&self, lone: Option<Lone>) {
+        let Some(Lone { name, .. }) = lone else { return };
+        let (topology, events) = (self.topology.clone(), self.events.clone());
+        tokio::spawn(async move {
+            if let Err(error) = topology.delete_queue(&name).await {
+                events.failed("clearing a lone start", &error);
+            }
+        });
+    }
+}
+
+/// A batch, sorted.
+struct Plan {
+    verdicts: Verdicts,
+    acks: Vec<(usize, u64, Option<Lone>)>,
+    moves: Vec<(usize, u64, Entry)>,
+    copies: Vec<Copy>,
+}
+
+impl Plan {
+    /// Takes the deliveries that are still this member's; the others stay stale.
+    fn new(session: &Session, group: &GroupName, batch: Vec<Settlement>) -> Self {
+        let mut plan = Self {
+            verdicts: Vec::with_capacity(batch.len()),
+            acks: Vec::with_capacity(batch.len()),
+            moves: Vec::new(),
+            copies: Vec::new(),
+        };
+        let live = session.is_live();
+        let mut held = session.held.lock();
+        for (place, Settlement { token, outcome, .. }) in batch.into_iter().enumerate() {
+            plan.verdicts.push(Err(stale()));
+            if !live || token.epoch != session.epoch {
+                continue;
+            }
+            let Some(entry) = held.take(token.high) else { continue };
+            match outcome {
+                Outcome::Ack => plan.acks.push((place, token.high, entry.lone)),
+                Outcome::Relocate(relocation) => {
+                    plan.copies.push(copy_of(session, group, &entry, *relocation));
+                    plan.moves.push((place, token.high, entry));
+                }
+            }
+        }
+        plan
+    }
+}
+
+/// A group's queue is private to it, so it is its inbox too.
+fn copy_of(session: &Session, group: &GroupName, entry: &Entry, relocation: Relocation) -> Copy {
+    let lane = &session.lanes[entry.lane as usize];
+    let Relocation { to, message, envelope } = relocation;
+    let queue = match to {
+        Destination::Inbox => lane.queue.clone(),
+        Destination::Dead => derived::dead(&lane.topic, group).into(),
+    };
+    Copy { topic: lane.topic.clone(), group: group.clone(), queue, message, envelope }
+}
+
+fn is_missing(verdict: &Result<()>) -> bool {
+    matches!(verdict, Err(error) if error.kind() == ErrorKind::NotFound)
+}
+
+fn copied(verdict: &Result<()>) -> Result<()> {
+    match verdict {
+        Ok(()) => Ok(()),
+        Err(error) => Err(error.duplicate()),
+    }
+}

@@ -1,0 +1,425 @@
+//! A member of a group: fetching.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mq_core::driver::{Budget, Consumer, Fetched, Incoming, Lane, Settlement, Token};
+use mq_core::{Error, ErrorKind, Result};
+use redis::Value;
+
+use crate::connection::permanent;
+use crate::entry::{self, EntryId};
+use crate::gauge::Gauge;
+use crate::lanes::Stage;
+use crate::member::{Member, Phase, closed, going};
+use crate::reader::{Brought, Reader, Reading, is_gone};
+use crate::{settle, takeover, upkeep};
+
+/// The pause after a read that failed.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long `close` waits for a blocked read to end.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// A read this small counts against the budget lane by lane.
+const SMALL: usize = 64;
+
+/// A member of a group on one or more topics.
+pub(crate) struct StreamConsumer {
+    member: Arc<Member>,
+    fetching: tokio::sync::Mutex<Fetching>,
+    upkeep: parking_lot::Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+impl fmt::Debug for StreamConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamConsumer").field("group", &self.member.group).finish_non_exhaustive()
+    }
+}
+
+/// A read under way, and whose.
+struct Outstanding {
+    reading: Reading,
+    count: usize,
+    name: Arc<str>,
+    epochs: Vec<(Lane, u32)>,
+}
+
+/// One of the two ways to read.
+struct Source {
+    reader: Arc<Reader>,
+    fenced: bool,
+    outstanding: Option<Outstanding>,
+    /// How many lanes the last read that brought something brought it from.
+    busy: usize,
+    /// Where the next read of lanes begins, so that each has its turn.
+    turn: usize,
+}
+
+struct Fetching {
+    sources: Vec<Source>,
+    gauge: Gauge,
+    /// Taken over and not returned yet.
+    ready: Vec<Incoming>,
+}
+
+/// Has the member look for what it lost, if a call that takes entries does not end.
+struct Doubt<'a>(Option<&'a Member>);
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if let Some(member) = self.0 {
+            member.recover();
+        }
+    }
+}
+
+enum Woken {
+    Read(usize, Result<Brought>, Outstanding),
+    Changed,
+}
+
+impl StreamConsumer {
+    /// Joins the groups and starts the upkeep.
+    pub(crate) async fn open(member: Arc<Member>) -> Result<Self> {
+        member.control.connect().await?;
+        upkeep::join(&member).await?;
+        let mut sources = Vec::new();
+        for (fenced, what) in [(false, "reader"), (true, "ordered reader")] {
+            if member.lanes.iter().any(|lane| lane.ordered == fenced) {
+                let reader = Reader::new(&member.connector, what);
+                reader.connect().await?;
+                sources.push(Source { reader, fenced, outstanding: None, busy: 1, turn: 0 });
+            }
+        }
+        let upkeep = tokio::spawn(upkeep::run(member.clone()));
+        Ok(Self {
+            member,
+            fetching: tokio::sync::Mutex::new(Fetching {
+                sources,
+                gauge: Gauge::default(),
+                ready: Vec::new(),
+            }),
+            upkeep: parking_lot::Mutex::new(Some(upkeep)),
+        })
+    }
+
+    /// Does what has to be done before new entries are read.
+    async fn step(&self, fetching: &mut Fetching, budget: Budget) -> Result<Option<Fetched>> {
+        let member = &self.member;
+        let name = {
+            let mut state = member.state.lock();
+            going(&state.phase)?;
+            if !state.revoked.is_empty() {
+                let revoked = std::mem::take(&mut state.revoked);
+                return Ok(Some(Fetched { deliveries: Vec::new(), revoked }));
+            }
+            if matches!(state.phase, Phase::Lost) {
+                return Ok(None);
+            }
+            state.name.clone()
+        };
+        for source in &mut fetching.sources {
+            if source.outstanding.as_ref().is_some_and(|read| read.name != name) {
+                // What it still brings belongs to a session that is over.
+                source.outstanding = None;
+                source.reader.reset();
+            }
+        }
+        if takeover::wanted(member) {
+            if let Some(fetched) = self.quiet(fetching, budget).await {
+                return Ok(Some(fetched));
+            }
+            let mut doubt = Doubt(Some(member));
+            let Fetching { gauge, ready, .. } = fetching;
+            let taken = takeover::run(member, &name, gauge.count(budget), ready).await;
+            doubt.0 = None;
+            if let Err(error) = taken {
+                self.setback(&name, "take over", error).await?;
+            }
+        }
+        if !fetching.ready.is_empty() {
+            let mut deliveries = std::mem::take(&mut fetching.ready);
+            {
+                let state = member.state.lock();
+                deliveries.retain(|incoming| state.lanes.check(incoming.token).is_some());
+            }
+            if !deliveries.is_empty() {
+                return Ok(Some(fetching.brought(deliveries)));
+            }
+        }
+        let rest = fetching.rest(budget);
+        for source in &mut fetching.sources {
+            source.read(member, &name, fetching.gauge.count(rest));
+        }
+        Ok(None)
+    }
+
+    /// Ends the blocked reads; returns what they brought.
+    async fn quiet(&self, fetching: &mut Fetching, budget: Budget) -> Option<Fetched> {
+        for source in &mut fetching.sources {
+            if source.outstanding.is_some()
+                && let Err(error) = source.reader.wake(&self.member.control).await
+            {
+                self.member.context.events.failed("wake a read", &error);
+            }
+        }
+        for place in 0..fetching.sources.len() {
+            let Some(read) = &mut fetching.sources[place].outstanding else { continue };
+            let brought = read.reading.as_mut().await;
+            if let Some(read) = fetching.sources[place].outstanding.take() {
+                match self.take_in(fetching, place, brought, read, budget, false).await {
+                    Ok(Some(fetched)) => return Some(fetched),
+                    Ok(None) => {}
+                    Err(error) => self.member.fail(error),
+                }
+            }
+        }
+        None
+    }
+
+    async fn take_in(
+        &self,
+        fetching: &mut Fetching,
+        place: usize,
+        brought: Result<Brought>,
+        read: Outstanding,
+        budget: Budget,
+        ahead: bool,
+    ) -> Result<Option<Fetched>> {
+        let found = match brought {
+            Ok(Brought::Entries(found)) => found,
+            Ok(Brought::Woken(woken)) => {
+                let mut state = self.member.state.lock();
+                for (lane, id) in woken {
+                    state.lanes.wake(lane, id);
+                }
+                return Ok(None);
+            }
+            Err(error) => {
+                self.setback(&read.name, "read", error).await?;
+                return Ok(None);
+            }
+        };
+        let entries: usize = found.iter().map(|(_, entries)| entries.len()).sum();
+        if entries == 0 {
+            return Ok(None);
+        }
+        fetching.sources[place].busy = found.len();
+        let left = Budget { messages: budget.messages.saturating_sub(entries), ..budget };
+        if ahead && entries >= read.count && left.messages >= SMALL {
+            // The next read is under way while this one is parsed. Its bytes are guessed by the last.
+            let left = fetching.rest(left);
+            let used = fetching.gauge.bytes(entries);
+            let left = Budget { bytes: left.bytes.saturating_sub(used), ..left };
+            if left.bytes > used {
+                let count = fetching.gauge.count(left);
+                fetching.sources[place].read(&self.member, &read.name, count);
+            }
+        }
+        let deliveries = self.parse(found, &read);
+        Ok((!deliveries.is_empty()).then(|| fetching.brought(deliveries)))
+    }
+
+    fn parse(&self, found: Vec<(Lane, Vec<Value>)>, read: &Outstanding) -> Vec<Incoming> {
+        let member = &self.member;
+        let mut deliveries = Vec::with_capacity(found.iter().map(|(_, entries)| entries.len()).sum());
+        for (lane, entries) in found {
+            let Some((_, epoch)) = read.epochs.iter().find(|(known, _)| *known == lane) else { continue };
+            let entries = entries.into_iter().filter_map(entry::entry);
+            let incoming = entries.map(|entry| member.first(lane, *epoch, entry)).collect();
+            member.admit(lane, *epoch, incoming, &mut deliveries);
+        }
+        deliveries
+    }
+
+    /// Handles a read that failed; returns what ends the consumer.
+    async fn setback(&self, name: &str, what: &'static str, error: Error) -> Result<()> {
+        if permanent(&error) {
+            return Err(error);
+        }
+        self.member.context.events.failed(what, &error);
+        if is_gone(&error) {
+            self.member.lost(name);
+        } else {
+            self.member.recover();
+        }
+        tokio::time::sleep(PAUSE.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+        Ok(())
+    }
+}
+
+impl Source {
+    /// Starts a read, if none is under way and there are lanes to read.
+    fn read(&mut self, member: &Arc<Member>, name: &Arc<str>, count: usize) {
+        if self.outstanding.is_some() || count == 0 {
+            return;
+        }
+        let state = member.state.lock();
+        let lanes: Vec<(Lane, u32)> = (0..)
+            .zip(&member.lanes)
+            .filter(|(lane, info)| info.ordered == self.fenced && state.lanes.stage(*lane) == Stage::Reading)
+            .filter_map(|(lane, _)| state.lanes.epoch(lane).map(|epoch| (lane, epoch)))
+            .collect();
+        if lanes.is_empty() {
+            return;
+        }
+        let reading = if self.fenced {
+            let mut pairs: Vec<[(Lane, EntryId); 2]> = lanes
+                .windows(2)
+                .filter(|pair| pair[0].0 % 2 == 0 && pair[1].0 == pair[0].0 + 1)
+                .map(|pair| [pair[0].0, pair[1].0].map(|lane| (lane, state.lanes.woken(lane))))
+                .collect();
+            drop(state);
+            if pairs.is_empty() {
+                return;
+            }
+            self.turn = (self.turn + 1) % pairs.len();
+            pairs.rotate_left(self.turn);
+            let busy = if count < SMALL { 2 * pairs.len() } else { self.busy.clamp(1, 2 * pairs.len()) };
+            self.reader.fenced_read(member, name, pairs, (count / busy).max(1))
+        } else {
+            drop(state);
+            // COUNT holds for each stream.
+            let busy = if count < SMALL { lanes.len() } else { self.busy.clamp(1, lanes.len()) };
+            let streams: Vec<Lane> = lanes.iter().map(|(lane, _)| *lane).collect();
+            self.reader.group_read(member, name, &streams, (count / busy).max(1))
+        };
+        self.outstanding = Some(Outstanding { reading, count, name: name.clone(), epochs: lanes });
+    }
+}
+
+impl Fetching {
+    /// What is left of a budget beside the reads under way.
+    fn rest(&self, budget: Budget) -> Budget {
+        let asked: usize =
+            self.sources.iter().filter_map(|source| source.outstanding.as_ref()).map(|read| read.count).sum();
+        Budget {
+            messages: budget.messages.saturating_sub(asked).max(1),
+            bytes: budget.bytes.saturating_sub(self.gauge.bytes(asked)).max(1),
+        }
+    }
+
+    fn brought(&mut self, deliveries: Vec<Incoming>) -> Fetched {
+        let bytes = deliveries.iter().map(|incoming| incoming.message.size()).sum();
+        self.gauge.learn(deliveries.len(), bytes);
+        Fetched { deliveries, revoked: Vec::new() }
+    }
+
+    /// Waits for one of the reads under way, or for a change.
+    async fn wait(&mut self, member: &Member) -> Woken {
+        let changed = member.changed.notified();
+        tokio::pin!(changed);
+        poll_fn(|context| {
+            for (place, source) in self.sources.iter_mut().enumerate() {
+                let Some(read) = &mut source.outstanding else { continue };
+                if let Poll::Ready(brought) = read.reading.as_mut().poll(context)
+                    && let Some(read) = source.outstanding.take()
+                {
+                    return Poll::Ready(Woken::Read(place, brought, read));
+                }
+            }
+            changed.as_mut().poll(context).map(|()| Woken::Changed)
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Consumer for StreamConsumer {
+    async fn fetch(&self, budget: Budget) -> Result<Fetched> {
+        let mut fetching = self.fetching.lock().await;
+        loop {
+            if let Some(fetched) = self.step(&mut fetching, budget).await? {
+                return Ok(fetched);
+            }
+            if let Woken::Read(place, brought, read) = fetching.wait(&self.member).await
+                && let Some(fetched) = self.take_in(&mut fetching, place, brought, read, budget, true).await?
+            {
+                return Ok(fetched);
+            }
+        }
+    }
+
+    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<()>> {
+        settle::run(&self.member, batch).await
+    }
+
+    async fn start(&self, token: Token) -> Result<()> {
+        settle::start(&self.member, token).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        let member = &self.member;
+        {
+            let mut state = member.state.lock();
+            if matches!(state.phase, Phase::Closed) {
+                return Ok(());
+            }
+            state.phase = Phase::Closed;
+            state.revoked.clear();
+            state.lanes.lose_all();
+        }
+        member.changed.notify_one();
+        member.duty.notify_one();
+        let upkeep = self.upkeep.lock().take();
+        if let Some(upkeep) = upkeep
+            && tokio::time::timeout(FAREWELL, upkeep).await.is_err()
+        {
+            member.context.events.failed("close", &closed().with_kind(ErrorKind::Timeout));
+        }
+        self.end_reads().await;
+        let left = upkeep::leave(member).await;
+        let removed = upkeep::remove_ephemeral(member).await;
+        member.control.close();
+        left.and(removed)
+    }
+}
+
+impl StreamConsumer {
+    /// Ends the reads, so that nothing comes to this member after it left.
+    async fn end_reads(&self) {
+        let mut fetching = self.fetching.lock().await;
+        for source in &mut fetching.sources {
+            if let Some(mut read) = source.outstanding.take() {
+                let end = async {
+                    let woken = source.reader.wake(&self.member.control).await;
+                    // What it brings is given back with the rest.
+                    drop(read.reading.as_mut().await);
+                    woken
+                };
+                if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, end).await {
+                    self.member.context.events.failed("wake a read", &error);
+                }
+            }
+            source.reader.close();
+        }
+    }
+}
+
+impl Drop for StreamConsumer {
+    fn drop(&mut self) {
+        if let Some(upkeep) = self.upkeep.lock().take() {
+            upkeep.abort();
+        }
+        self.member.takeover_ends();
+    }
+}
+
+impl Member {
+    /// Lets tasks that hold the member end.
+    fn takeover_ends(&self) {
+        let mut state = self.state.lock();
+        if !matches!(state.phase, Phase::Closed) {
+            state.phase = Phase::Closed;
+        }
+        drop(state);
+        for subscribed in &self.subscribed {
+            subscribed.takeover.store(false, Ordering::Relaxed);
+        }
+        self.duty.notify_one();
+    }
+}

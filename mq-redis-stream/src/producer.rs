@@ -1,0 +1,354 @@
+//! Sending: pipelines of XADD, several in flight on one connection.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use mq_core::driver::{Context, Outgoing, Producer};
+use mq_core::envelope::Envelope;
+use mq_core::{Error, ErrorKind, Receipt, Result, Timestamp, TopicName};
+use parking_lot::Mutex;
+use redis::{Cmd, Pipeline, Value};
+
+use crate::codec::{self, MAX_HEADERS};
+use crate::connection::{Link, Live};
+use crate::entry::{EntryId, integer, unexpected};
+use crate::error::{refused, unanswered};
+use crate::names::TopicKeys;
+use crate::order::Order;
+use crate::partition::of_key;
+use crate::scripts::Script;
+use crate::topology::{self, Registry};
+
+/// The most commands and bytes of one round trip.
+const CHUNK: (usize, usize) = (500, 1 << 20);
+/// How long before a due time the server's clock may still be behind ours.
+const SKEW: Duration = Duration::from_secs(60);
+/// How often what is settled is removed from topics that are written to.
+const TRIM_EVERY: Duration = Duration::from_secs(30);
+
+/// Sends messages.
+pub(crate) struct StreamProducer {
+    shared: Arc<Shared>,
+    /// Who holds it hands messages to the connection; its queue is the order of the calls.
+    gate: tokio::sync::Mutex<Gate>,
+    trimmer: tokio::task::AbortHandle,
+}
+
+struct Shared {
+    link: Link,
+    registry: Arc<Registry>,
+    context: Context,
+    written: Mutex<HashSet<TopicName>>,
+}
+
+/// What sends share in their order.
+struct Gate {
+    order: Order,
+    turn: u32,
+}
+
+impl fmt::Debug for StreamProducer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StreamProducer").field("link", &self.shared.link).finish_non_exhaustive()
+    }
+}
+
+/// Where the topics of a batch are.
+type Topics<'b> = HashMap<&'b TopicName, Result<Arc<TopicKeys>>>;
+type Replies = Result<Vec<Value>>;
+type InFlight<'a> = Pin<Box<dyn Future<Output = Replies> + Send + 'a>>;
+
+/// A pipeline on its way.
+struct Chunk<'a> {
+    reply: Step<'a>,
+    /// Which messages of the batch, and to which partition.
+    places: Vec<(usize, u32)>,
+}
+
+enum Step<'a> {
+    Waiting(InFlight<'a>),
+    Done(Replies),
+}
+
+impl StreamProducer {
+    pub(crate) async fn open(link: Link, registry: Arc<Registry>, context: Context) -> Result<Self> {
+        link.connect().await?;
+        let shared = Arc::new(Shared { link, registry, context, written: Mutex::default() });
+        let trimmer = tokio::spawn(trim(shared.clone())).abort_handle();
+        let gate = tokio::sync::Mutex::new(Gate { order: Order::default(), turn: fastrand::u32(..) });
+        Ok(Self { shared, gate, trimmer })
+    }
+
+    /// Sends what has no verdict yet.
+    async fn attempt(&self, batch: &[Outgoing], verdicts: &mut [Option<Result<Receipt>>]) {
+        let link = &self.shared.link;
+        let deadline = link.deadline();
+        let mut gate = match link.soon(deadline, self.gate.lock()).await {
+            Ok(gate) => gate,
+            Err(error) => return fill(verdicts, &error),
+        };
+        let live = match link.soon(deadline, link.live()).await.and_then(|live| live) {
+            Ok(live) => live,
+            Err(error) => return fill(verdicts, &error),
+        };
+        let topics = self.topics(batch, verdicts).await;
+        let mut chunks = self.hand_over(&mut gate, &live, batch, &topics, verdicts);
+        for chunk in &mut chunks {
+            chunk.poll_once().await;
+        }
+        drop(gate);
+        for chunk in chunks {
+            chunk.finish(batch, verdicts).await;
+        }
+    }
+
+    /// Finds the topics of a batch.
+    async fn topics<'b>(&self, batch: &'b [Outgoing], verdicts: &[Option<Result<Receipt>>]) -> Topics<'b> {
+        let mut found = Topics::new();
+        let mut last: Option<&TopicName> = None;
+        for (outgoing, verdict) in batch.iter().zip(verdicts) {
+            let topic = &outgoing.topic;
+            if verdict.is_some() || last == Some(topic) || found.contains_key(topic) {
+                continue;
+            }
+            found.insert(topic, self.topic(topic).await);
+            last = Some(topic);
+        }
+        self.shared.written.lock().extend(found.keys().copied().cloned());
+        found
+    }
+
+    async fn topic(&self, topic: &TopicName) -> Result<Arc<TopicKeys>> {
+        let Shared { link, registry, context, .. } = &*self.shared;
+        if let Some(keys) = topology::find_topic(link, registry, topic).await? {
+            return Ok(keys);
+        }
+        if topology::restore(link, registry, &context.events, topic).await?
+            && let Some(keys) = topology::find_topic(link, registry, topic).await?
+        {
+            return Ok(keys);
+        }
+        Err(topology::no_topic(topic))
+    }
+
+    fn hand_over<'a>(
+        &'a self,
+        gate: &mut Gate,
+        live: &Live,
+        batch: &[Outgoing],
+        topics: &Topics<'_>,
+        verdicts: &mut [Option<Result<Receipt>>],
+    ) -> Vec<Chunk<'a>> {
+        let now = self.shared.context.clock.now();
+        let mut last: Option<(&TopicName, &Arc<TopicKeys>)> = None;
+        let mut chunks = Vec::with_capacity(1 + batch.len() / CHUNK.0);
+        let mut pipeline = Pipeline::with_capacity(batch.len().min(CHUNK.0));
+        let (mut places, mut bytes) = (Vec::with_capacity(batch.len().min(CHUNK.0)), 0);
+        for (place, (outgoing, verdict)) in batch.iter().zip(verdicts).enumerate() {
+            if verdict.is_some() {
+                continue;
+            }
+            let keys = match last {
+                Some((topic, keys)) if *topic == outgoing.topic => keys,
+                _ => match topics.get(&outgoing.topic) {
+                    Some(Ok(keys)) => last.insert((&outgoing.topic, keys)).1,
+                    Some(Err(error)) => {
+                        *verdict = Some(Err(error.duplicate()));
+                        continue;
+                    }
+                    None => continue,
+                },
+            };
+            if outgoing.message.headers.len() > MAX_HEADERS {
+                *verdict = Some(Err(too_many_headers(outgoing.message.headers.len())));
+                continue;
+            }
+            let partition = gate.partition(outgoing, keys);
+            pipeline.add_command(gate.command(outgoing, keys, partition, now));
+            places.push((place, partition));
+            bytes += outgoing.message.size();
+            if places.len() == CHUNK.0 || bytes >= CHUNK.1 {
+                chunks.push(self.chunk(live, std::mem::take(&mut pipeline), std::mem::take(&mut places)));
+                bytes = 0;
+            }
+        }
+        if !places.is_empty() {
+            chunks.push(self.chunk(live, pipeline, places));
+        }
+        chunks
+    }
+
+    fn chunk<'a>(&'a self, live: &Live, pipeline: Pipeline, places: Vec<(usize, u32)>) -> Chunk<'a> {
+        let (link, live) = (&self.shared.link, live.clone());
+        let send = async move { link.pipeline_on(live, &pipeline).await };
+        Chunk { reply: Step::Waiting(Box::pin(send)), places }
+    }
+
+    /// Makes topics again that were declared and are gone; returns whether a second try makes sense.
+    async fn repair(&self, batch: &[Outgoing], verdicts: &mut [Option<Result<Receipt>>]) -> bool {
+        let Shared { link, registry, context, .. } = &*self.shared;
+        let mut repaired: HashMap<&TopicName, bool> = HashMap::new();
+        for (outgoing, verdict) in batch.iter().zip(verdicts.iter_mut()) {
+            if !matches!(verdict, Some(Err(error)) if error.kind() == ErrorKind::NotFound) {
+                continue;
+            }
+            let topic = &outgoing.topic;
+            if !repaired.contains_key(topic) {
+                registry.forget(topic);
+                let made = topology::restore(link, registry, &context.events, topic).await;
+                repaired.insert(topic, matches!(made, Ok(true)));
+            }
+            if repaired.get(topic) == Some(&true) {
+                *verdict = None;
+            }
+        }
+        repaired.values().any(|repaired| *repaired)
+    }
+}
+
+fn too_many_headers(count: usize) -> Error {
+    Error::new(
+        ErrorKind::InvalidInput,
+        format!("the message has {count} headers; Redis Streams takes at most {MAX_HEADERS}"),
+    )
+}
+
+fn fill(verdicts: &mut [Option<Result<Receipt>>], error: &Error) {
+    for verdict in verdicts.iter_mut().filter(|verdict| verdict.is_none()) {
+        *verdict = Some(Err(error.duplicate()));
+    }
+}
+
+impl Gate {
+    fn partition(&mut self, outgoing: &Outgoing, keys: &TopicKeys) -> u32 {
+        match &outgoing.message.key {
+            _ if keys.partitions == 1 => 0,
+            Some(key) => of_key(key, keys.partitions),
+            None => {
+                self.turn = self.turn.wrapping_add(1);
+                self.turn % keys.partitions
+            }
+        }
+    }
+
+    fn command(&mut self, outgoing: &Outgoing, keys: &TopicKeys, partition: u32, now: Timestamp) -> Cmd {
+        let (message, envelope) = (&outgoing.message, Envelope::default());
+        let stream = &keys.streams[partition as usize];
+        if let Some(at) = message.deliver_at
+            && at.plus(SKEW) > now
+        {
+            let blob = codec::delayed(self.order.next(now), partition, message, &envelope);
+            let mut cmd = Script::Delay.call_sized(&[stream, &keys.delayed], 2, blob.len() + 32);
+            cmd.arg(score(at)).arg(blob);
+            return cmd;
+        }
+        let (arguments, size) = codec::room(message);
+        let mut cmd = Cmd::with_capacity(4 + arguments, stream.len() + 16 + size);
+        cmd.arg("XADD").arg(stream).arg("NOMKSTREAM").arg("*");
+        codec::append(&mut cmd, message, &envelope);
+        cmd
+    }
+}
+
+/// A due time as a ZSET's score, exact up to the year 287,396.
+pub(crate) fn score(at: Timestamp) -> u64 {
+    at.as_millis().min(1 << 53)
+}
+
+impl Chunk<'_> {
+    /// Hands the pipeline to the connection.
+    async fn poll_once(&mut self) {
+        let Step::Waiting(sending) = &mut self.reply else { return };
+        let ready = poll_fn(|context| match sending.as_mut().poll(context) {
+            Poll::Ready(replies) => Poll::Ready(Some(replies)),
+            Poll::Pending => Poll::Ready(None),
+        });
+        if let Some(replies) = ready.await {
+            self.reply = Step::Done(replies);
+        }
+    }
+
+    async fn finish(self, batch: &[Outgoing], verdicts: &mut [Option<Result<Receipt>>]) {
+        let replies = match self.reply {
+            Step::Waiting(sending) => sending.await,
+            Step::Done(replies) => replies,
+        };
+        match replies {
+            Ok(replies) => {
+                let mut replies = replies.into_iter();
+                for (place, partition) in self.places {
+                    let reply = replies.next().unwrap_or_default();
+                    verdicts[place] = Some(verdict(reply, &batch[place], partition));
+                }
+            }
+            Err(error) => {
+                for (place, _) in self.places {
+                    verdicts[place] = Some(Err(unanswered(&error)));
+                }
+            }
+        }
+    }
+}
+
+fn verdict(reply: Value, outgoing: &Outgoing, partition: u32) -> Result<Receipt> {
+    let receipt = |position| Ok(Receipt::new(outgoing.message.id.clone(), position));
+    match reply {
+        Value::BulkString(id) => receipt(EntryId::parse(&id).map(|id| id.position(partition))),
+        Value::ServerError(error) => Err(refused(error)),
+        Value::Nil => Err(topology::no_topic(&outgoing.topic)),
+        reply => match integer(&reply) {
+            Some(0) => Err(topology::no_topic(&outgoing.topic)),
+            Some(_) => receipt(None),
+            None => Err(unexpected("XADD").with_kind(ErrorKind::UnknownOutcome)),
+        },
+    }
+}
+
+/// Removes what is settled from the topics that were written to, for topics without consumers.
+async fn trim(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(TRIM_EVERY.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        let topics = std::mem::take(&mut *shared.written.lock());
+        for topic in topics {
+            let trimmed = match topology::find_topic(&shared.link, &shared.registry, &topic).await {
+                Ok(Some(keys)) => topology::trim(&shared.link, &keys).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = trimmed {
+                shared.context.events.failed("trim", &error.on_topic(&topic));
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Producer for StreamProducer {
+    async fn send(&self, batch: Vec<Outgoing>) -> Vec<Result<Receipt>> {
+        let mut verdicts: Vec<Option<Result<Receipt>>> = (0..batch.len()).map(|_| None).collect();
+        self.attempt(&batch, &mut verdicts).await;
+        let missing = |verdict: &Option<Result<Receipt>>| matches!(verdict, Some(Err(error)) if error.kind() == ErrorKind::NotFound);
+        if verdicts.iter().any(missing) && self.repair(&batch, &mut verdicts).await {
+            self.attempt(&batch, &mut verdicts).await;
+        }
+        let lost = || Err(unexpected("XADD").with_kind(ErrorKind::UnknownOutcome));
+        verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(lost)).collect()
+    }
+
+    async fn close(&self) {
+        self.trimmer.abort();
+        self.shared.link.close();
+    }
+}
+
+impl Drop for StreamProducer {
+    fn drop(&mut self) {
+        self.trimmer.abort();
+    }
+}

@@ -1,0 +1,122 @@
+//! Every check, in order of how soon it can fail.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::run::Run;
+use crate::steps::{Report, Step};
+use crate::{build_tools, engine, images, process};
+
+const ALL: [&str; 2] = ["--workspace", "--all-features"];
+
+/// What to check.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Only what needs no broker: format, lints, unit and doc tests
+    #[arg(long)]
+    quick: bool,
+    /// Go on after a step failed
+    #[arg(long)]
+    no_fail_fast: bool,
+    /// Run only tests whose name contains one of these, and no other check
+    filter: Vec<String>,
+}
+
+/// Runs the checks and prints how each went.
+pub(crate) fn test(options: &Options) -> Result<ExitCode> {
+    let mut report = Report::new(options.no_fail_fast);
+    build_tools::ensure()?;
+    let plain = |_: &mut _| Ok(());
+    for step in without_brokers(options)? {
+        report.run(step, plain);
+    }
+    if !options.quick {
+        with_brokers(options, &mut report)?;
+    }
+    report.print();
+    Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn without_brokers(options: &Options) -> Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    if options.filter.is_empty() {
+        steps.push(Step::cargo("format", &["fmt", "--all", "--check"]));
+        steps.push(lints());
+        if !options.quick {
+            steps.push(docs());
+            steps.extend(feature_matrix()?);
+        }
+    }
+    steps.push(tests("unit tests", &["--lib", "--bins", "--examples"], options));
+    steps.push(tests("doc tests", &["--doc"], options));
+    Ok(steps)
+}
+
+fn with_brokers(options: &Options, report: &mut Report) -> Result<()> {
+    let step = tests("integration tests", &["--test", "*"], options);
+    if !report.passed() && !options.no_fail_fast {
+        report.run(step, |_| Ok(()));
+        return Ok(());
+    }
+    let start = Instant::now();
+    engine::ensure()?;
+    images::ensure()?;
+    build_tools::ensure_foreign_clients()?;
+    eprintln!("\nengine and images: {:.1} s", start.elapsed().as_secs_f64());
+    let run = Run::begin()?;
+    report.run(step, |tests| run.point_tests_at_brokers(tests));
+    Ok(())
+}
+
+fn lints() -> Step {
+    let mut args = vec!["clippy"];
+    args.extend(ALL);
+    args.extend(["--all-targets", "--", "-D", "warnings"]);
+    Step::cargo("lints", &args)
+}
+
+fn docs() -> Step {
+    let mut args = vec!["doc"];
+    args.extend(ALL);
+    args.push("--no-deps");
+    Step::cargo("docs", &args).env("RUSTDOCFLAGS", "-D warnings")
+}
+
+/// The facade without features, and with each alone.
+fn feature_matrix() -> Result<Vec<Step>> {
+    let check = ["check", "--package", "mq", "--no-default-features"];
+    let mut steps = vec![Step::cargo("features: none", &check)];
+    for feature in facade_features()? {
+        let alone = ["--features".to_owned(), feature.clone()];
+        let step = Step::cargo(format!("features: {feature}"), &check).args(&alone);
+        steps.push(step);
+    }
+    Ok(steps)
+}
+
+fn facade_features() -> Result<Vec<String>> {
+    let metadata = process::metadata()?;
+    let packages = metadata["packages"].as_array();
+    let facade = packages
+        .into_iter()
+        .flatten()
+        .find(|package| package["name"] == "mq")
+        .context("the workspace has no package mq")?;
+    let features = facade["features"].as_object();
+    let features = features.context("mq has no features")?;
+    Ok(features.keys().cloned().collect())
+}
+
+/// The same packages and features for each kind of test, so that nothing is compiled twice.
+fn tests(name: &str, targets: &[&str], options: &Options) -> Step {
+    let mut args = vec!["test", "--quiet"];
+    args.extend(ALL);
+    args.extend(targets);
+    if options.no_fail_fast {
+        args.push("--no-fail-fast");
+    }
+    args.push("--");
+    Step::cargo(name, &args).args(&options.filter)
+}
