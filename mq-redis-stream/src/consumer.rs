@@ -13,20 +13,17 @@ use mq_core::{Error, ErrorKind, Result};
 use redis::Value;
 
 use crate::connection::permanent;
-use crate::entry::{self, EntryId};
+use crate::entry;
 use crate::gauge::Gauge;
-use crate::lanes::Stage;
 use crate::member::{Member, Phase, closed, going};
-use crate::reader::{Brought, Reader, Reading, is_gone};
+use crate::reader::{Brought, Reader, is_gone};
+use crate::source::{Outstanding, SMALL, Source};
 use crate::{settle, takeover, upkeep};
 
 /// The pause after a read that failed.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long `close` waits for a blocked read to end.
 const FAREWELL: Duration = Duration::from_secs(3);
-/// A read this small counts against the budget lane by lane.
-const SMALL: usize = 64;
-
 /// A member of a group on one or more topics.
 pub(crate) struct StreamConsumer {
     member: Arc<Member>,
@@ -38,25 +35,6 @@ impl fmt::Debug for StreamConsumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StreamConsumer").field("group", &self.member.group).finish_non_exhaustive()
     }
-}
-
-/// A read under way, and whose.
-struct Outstanding {
-    reading: Reading,
-    count: usize,
-    name: Arc<str>,
-    epochs: Vec<(Lane, u32)>,
-}
-
-/// One of the two ways to read.
-struct Source {
-    reader: Arc<Reader>,
-    fenced: bool,
-    outstanding: Option<Outstanding>,
-    /// How many lanes the last read that brought something brought it from.
-    busy: usize,
-    /// Where the next read of lanes begins, so that each has its turn.
-    turn: usize,
 }
 
 struct Fetching {
@@ -92,7 +70,7 @@ impl StreamConsumer {
             if member.lanes.iter().any(|lane| lane.ordered == fenced) {
                 let reader = Reader::new(&member.connector, what);
                 reader.connect().await?;
-                sources.push(Source { reader, fenced, outstanding: None, busy: 1, turn: 0 });
+                sources.push(Source::new(reader, fenced));
             }
         }
         let upkeep = tokio::spawn(upkeep::run(member.clone()));
@@ -160,16 +138,8 @@ impl StreamConsumer {
 
     /// Ends the blocked reads; returns what they brought.
     async fn quiet(&self, fetching: &mut Fetching, budget: Budget) -> Option<Fetched> {
-        for source in &mut fetching.sources {
-            if source.outstanding.is_some()
-                && let Err(error) = source.reader.wake(&self.member.control).await
-            {
-                self.member.context.events.failed("wake a read", &error);
-            }
-        }
         for place in 0..fetching.sources.len() {
-            let Some(read) = &mut fetching.sources[place].outstanding else { continue };
-            let brought = read.reading.as_mut().await;
+            let Some(brought) = fetching.sources[place].end(&self.member).await else { continue };
             if let Some(read) = fetching.sources[place].outstanding.take() {
                 match self.take_in(fetching, place, brought, read, budget, false).await {
                     Ok(Some(fetched)) => return Some(fetched),
@@ -252,46 +222,6 @@ impl StreamConsumer {
     }
 }
 
-impl Source {
-    /// Starts a read, if none is under way and there are lanes to read.
-    fn read(&mut self, member: &Arc<Member>, name: &Arc<str>, count: usize) {
-        if self.outstanding.is_some() || count == 0 {
-            return;
-        }
-        let state = member.state.lock();
-        let lanes: Vec<(Lane, u32)> = (0..)
-            .zip(&member.lanes)
-            .filter(|(lane, info)| info.ordered == self.fenced && state.lanes.stage(*lane) == Stage::Reading)
-            .filter_map(|(lane, _)| state.lanes.epoch(lane).map(|epoch| (lane, epoch)))
-            .collect();
-        if lanes.is_empty() {
-            return;
-        }
-        let reading = if self.fenced {
-            let mut pairs: Vec<[(Lane, EntryId); 2]> = lanes
-                .windows(2)
-                .filter(|pair| pair[0].0 % 2 == 0 && pair[1].0 == pair[0].0 + 1)
-                .map(|pair| [pair[0].0, pair[1].0].map(|lane| (lane, state.lanes.woken(lane))))
-                .collect();
-            drop(state);
-            if pairs.is_empty() {
-                return;
-            }
-            self.turn = (self.turn + 1) % pairs.len();
-            pairs.rotate_left(self.turn);
-            let busy = if count < SMALL { 2 * pairs.len() } else { self.busy.clamp(1, 2 * pairs.len()) };
-            self.reader.fenced_read(member, name, pairs, (count / busy).max(1))
-        } else {
-            drop(state);
-            // COUNT holds for each stream.
-            let busy = if count < SMALL { lanes.len() } else { self.busy.clamp(1, lanes.len()) };
-            let streams: Vec<Lane> = lanes.iter().map(|(lane, _)| *lane).collect();
-            self.reader.group_read(member, name, &streams, (count / busy).max(1))
-        };
-        self.outstanding = Some(Outstanding { reading, count, name: name.clone(), epochs: lanes });
-    }
-}
-
 impl Fetching {
     /// What is left of a budget beside the reads under way.
     fn rest(&self, budget: Budget) -> Budget {
@@ -316,6 +246,7 @@ impl Fetching {
         poll_fn(|context| {
             for (place, source) in self.sources.iter_mut().enumerate() {
                 let Some(read) = &mut source.outstanding else { continue };
+                read.begun = true;
                 if let Poll::Ready(brought) = read.reading.as_mut().poll(context)
                     && let Some(read) = source.outstanding.take()
                 {
@@ -384,17 +315,11 @@ impl StreamConsumer {
     async fn end_reads(&self) {
         let mut fetching = self.fetching.lock().await;
         for source in &mut fetching.sources {
-            if let Some(mut read) = source.outstanding.take() {
-                let end = async {
-                    let woken = source.reader.wake(&self.member.control).await;
-                    // What it brings is given back with the rest.
-                    drop(read.reading.as_mut().await);
-                    woken
-                };
-                if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, end).await {
-                    self.member.context.events.failed("wake a read", &error);
-                }
+            // What it brings is given back with the rest.
+            if tokio::time::timeout(FAREWELL, source.end(&self.member)).await.is_err() {
+                self.member.context.events.failed("end a read", &closed().with_kind(ErrorKind::Timeout));
             }
+            source.outstanding = None;
             source.reader.close();
         }
     }

@@ -19,6 +19,7 @@ mod producer;
 mod reader;
 mod scripts;
 mod settle;
+mod source;
 mod takeover;
 mod topology;
 mod upkeep;
