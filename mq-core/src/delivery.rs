@@ -99,6 +99,9 @@ impl Delivery {
     }
 
     /// Failed: another attempt after `after`, held by the broker; after the last attempt, a dead letter.
+    ///
+    /// Where the broker refuses the copy for good (it grew over a limit), this returns `Rejected` and
+    /// the message becomes a dead letter, tried until the broker takes it.
     pub fn retry(self, after: Duration) -> Settled {
         self.settle(Action::Retry { after, error: None })
     }

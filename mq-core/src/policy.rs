@@ -12,6 +12,8 @@ use crate::topology::GroupSettings;
 
 /// The reason of a dead letter whose attempts ran out.
 pub const MAX_ATTEMPTS: &str = "max attempts";
+/// The reason of a dead letter that was to be retried or deferred, and whose copy the broker refused.
+pub const REFUSED: &str = "copy refused";
 
 /// How an incoming message is handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -98,9 +98,12 @@ async fn settle_batch(shared: Arc<Shared>, batch: SettleBatch) {
     let mut answers = Vec::with_capacity(batch.pending.len());
     {
         let mut state = shared.state.lock();
-        for (pending, verdict) in batch.pending.into_iter().zip(verdicts) {
+        for (mut pending, verdict) in batch.pending.into_iter().zip(verdicts) {
             match &verdict {
                 Err(error) if state.phase() != Phase::Closed && error.kind() != ErrorKind::StaleDelivery => {
+                    if matches!(error.kind(), ErrorKind::Rejected | ErrorKind::InvalidInput) {
+                        pending.refuse(error);
+                    }
                     failed.push((pending, verdict));
                     continue;
                 }

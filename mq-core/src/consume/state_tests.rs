@@ -1,0 +1,203 @@
+//! Tests of the consumer's state.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::driver::{ReleaseGuard, Suspect};
+use crate::envelope::Envelope;
+use crate::message::Message;
+
+pub(crate) fn incoming(serial: u64, key: Option<&[u8]>) -> Incoming {
+    let mut message = Message::with_id("body", "id");
+    message.key = key.map(bytes::Bytes::copy_from_slice);
+    Incoming {
+        token: Token { lane: 0, epoch: 0, high: serial, low: 0 },
+        subscription: 0,
+        message,
+        envelope: Envelope::default(),
+        redelivered: false,
+        suspect: None,
+        position: None,
+    }
+}
+
+fn suspect(serial: u64, attempt: u32, started: bool) -> Incoming {
+    let mut incoming = incoming(serial, None);
+    incoming.envelope.attempt = attempt;
+    incoming.suspect = Some(Suspect { started });
+    incoming
+}
+
+fn state() -> State {
+    State::new(
+        vec![GroupSettings::default().max_attempts(2).lease(Duration::from_secs(1))],
+        Budget { messages: 8, bytes: 1 << 20 },
+    )
+}
+
+const NOW: Timestamp = Timestamp::from_millis(1000);
+
+fn finish(state: &mut State) -> usize {
+    let batch = state.take_settlements();
+    batch.pending.iter().for_each(|pending| state.complete(pending.slot));
+    batch.pending.len()
+}
+
+#[tokio::test]
+async fn a_last_attempt_runs_alone_after_its_start_is_recorded() {
+    let mut state = state();
+    let now = Instant::now();
+    state.admit(vec![incoming(1, None), suspect(2, 2, false), incoming(3, None)], NOW);
+    assert!(state.take(now).is_none(), "the suspect goes first, alone");
+    let token = state.next_solo().unwrap();
+    assert!(state.take(now).is_none(), "its start is not recorded yet");
+    state.solo_started(token, &Ok(()));
+    let (running, key) = state.take(now).unwrap();
+    assert_eq!(running.token.high, 2);
+    assert!(state.take(now).is_none(), "nothing beside it");
+    state.settle(key, Action::Ack, Reply::Nobody, NOW);
+    assert_eq!(finish(&mut state), 1);
+    assert_eq!(state.take(now).unwrap().0.token.high, 1);
+}
+
+#[tokio::test]
+async fn a_started_suspect_is_dead_lettered() {
+    let mut state = state();
+    state.admit(vec![suspect(1, 3, true)], NOW);
+    let batch = state.take_settlements();
+    let Outcome::Relocate(relocation) = &batch.settlements[0].outcome else { panic!("not relocated") };
+    assert_eq!(relocation.envelope.attempt, 2);
+    assert!(relocation.envelope.death.is_some());
+}
+
+#[tokio::test]
+async fn a_copy_that_is_refused_for_good_becomes_a_dead_letter() {
+    let mut state = state();
+    state.admit(vec![incoming(1, None)], NOW);
+    let (_, key) = state.take(Instant::now()).unwrap();
+    let (caller, mut answer) = tokio::sync::oneshot::channel();
+    let retry = Action::Retry { after: Duration::ZERO, error: None };
+    state.settle(key, retry, Reply::One(caller), NOW);
+    let mut pending = state.take_settlements().pending.remove(0);
+    pending.refuse(&Error::new(ErrorKind::Rejected, "too large"));
+    assert_eq!(answer.try_recv().unwrap().unwrap_err().kind(), ErrorKind::Rejected);
+    state.again(pending, NOW);
+    let batch = state.take_settlements();
+    let Outcome::Relocate(relocation) = &batch.settlements[0].outcome else { panic!("not relocated") };
+    let death = relocation.envelope.death.as_ref().unwrap();
+    assert_eq!(&*death.reason, policy::REFUSED);
+}
+
+#[tokio::test]
+async fn an_expired_lease_makes_the_late_settlement_stale() {
+    let mut state = state();
+    let now = Instant::now();
+    state.admit(vec![incoming(1, None)], NOW);
+    let (_, key) = state.take(now).unwrap();
+    let later = now + Duration::from_millis(600);
+    state.extend(key, later).unwrap();
+    assert_eq!(
+        state.expire(now + Duration::from_millis(1100), NOW, |_| panic!("extended")),
+        later + Duration::from_secs(1)
+    );
+    let mut expired = 0;
+    state.expire(later + Duration::from_secs(1), NOW, |_| expired += 1);
+    assert_eq!(expired, 1);
+    let (caller, mut answer) = tokio::sync::oneshot::channel();
+    state.settle(key, Action::Ack, Reply::One(caller), NOW);
+    assert_eq!(answer.try_recv().unwrap().unwrap_err().kind(), ErrorKind::StaleDelivery);
+    assert_eq!(finish(&mut state), 1, "only the relocation");
+}
+
+#[tokio::test]
+async fn held_messages_come_in_due_order() {
+    let mut state = state();
+    let hold = |serial, at| {
+        let mut incoming = incoming(serial, None);
+        incoming.message.deliver_at = Some(Timestamp::from_millis(at));
+        incoming
+    };
+    state.admit(vec![hold(1, 1300), hold(2, 1100), hold(3, 900)], NOW);
+    assert_eq!(state.take(Instant::now()).unwrap().0.token.high, 3);
+    assert!(state.take(Instant::now()).is_none());
+    assert_eq!(state.release_due(Timestamp::from_millis(1100)), Some(Timestamp::from_millis(1300)));
+    assert_eq!(state.take(Instant::now()).unwrap().0.token.high, 2);
+}
+
+#[tokio::test]
+async fn a_lane_is_not_released_by_draining_before_its_hand_is_settled() {
+    let mut state = state();
+    state.admit(vec![incoming(1, None)], NOW);
+    let (_, key) = state.take(Instant::now()).unwrap();
+    let (done, mut released) = tokio::sync::oneshot::channel();
+    let release = Some(ReleaseGuard { within: Duration::from_secs(1), done });
+    state.revoke(Revocation { lane: 0, epoch: 0, release });
+    state.drain();
+    assert_eq!(state.room(), None, "nothing is fetched while draining");
+    assert_eq!(released.try_recv().unwrap_err(), tokio::sync::oneshot::error::TryRecvError::Empty);
+    state.settle(key, Action::Ack, Reply::Nobody, NOW);
+    finish(&mut state);
+    assert_eq!(released.try_recv().unwrap_err(), tokio::sync::oneshot::error::TryRecvError::Closed);
+}
+
+#[tokio::test]
+async fn an_orderly_revocation_waits_for_what_is_in_hand() {
+    let mut state = state();
+    state.admit(vec![incoming(1, None), incoming(2, None)], NOW);
+    let (_, key) = state.take(Instant::now()).unwrap();
+    let (done, mut released) = tokio::sync::oneshot::channel();
+    let release = Some(ReleaseGuard { within: Duration::from_secs(1), done });
+    state.revoke(Revocation { lane: 0, epoch: 0, release });
+    assert!(state.take(Instant::now()).is_none());
+    assert_eq!(released.try_recv().unwrap_err(), tokio::sync::oneshot::error::TryRecvError::Empty);
+    state.settle(key, Action::Ack, Reply::Nobody, NOW);
+    finish(&mut state);
+    assert_eq!(released.try_recv().unwrap_err(), tokio::sync::oneshot::error::TryRecvError::Closed);
+}
+
+proptest! {
+    /// Whatever happens, what is held is counted right and comes back to nothing.
+    #[test]
+    fn the_window_is_returned_in_full(steps in proptest::collection::vec(0u8..7, 1..300)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let _guard = runtime.enter();
+        let mut state = state();
+        let (mut now, mut wall, mut serial) = (Instant::now(), NOW, 0);
+        let mut hands = Vec::new();
+        for step in steps {
+            match step {
+                0 | 1 if state.room().is_some() => {
+                    serial += 1;
+                    let mut message = if serial % 5 == 0 { suspect(serial, 2, false) } else { incoming(serial, None) };
+                    if serial % 3 == 0 {
+                        message.message.deliver_at = Some(wall.plus(Duration::from_millis(400)));
+                    }
+                    message.token.lane = (serial % 2) as u32;
+                    state.admit(vec![message], wall);
+                }
+                2 => hands.extend(state.take(now).map(|(_, key)| key)),
+                3 => if let Some(key) = hands.pop() { state.settle(key, Action::Defer { after: Duration::ZERO }, Reply::Nobody, wall) },
+                4 => { finish(&mut state); }
+                5 => {
+                    now += Duration::from_millis(300);
+                    wall = wall.plus(Duration::from_millis(300));
+                    state.expire(now, wall, |_| {});
+                    state.release_due(wall);
+                    if let Some(token) = state.next_solo() { state.solo_started(token, &Ok(())); }
+                }
+                _ => state.revoke(Revocation { lane: (serial % 2) as u32, epoch: 0, release: None }),
+            }
+            prop_assert!(state.have.messages <= 8);
+        }
+        for _ in 0..100 {
+            now += Duration::from_secs(2);
+            wall = wall.plus(Duration::from_secs(2));
+            state.expire(now, wall, |_| {});
+            state.release_due(wall);
+            finish(&mut state);
+            if let Some(token) = state.next_solo() { state.solo_started(token, &Ok(())); }
+            while state.take(now).is_some() {}
+        }
+        prop_assert_eq!(state.have, Budget { messages: 0, bytes: 0 });
+    }
+}
