@@ -97,15 +97,18 @@ impl Cell {
 
 fn progress(cell: &Cell, prefix: &str, raw: &[Report], mq: &[Report], rounds: usize) {
     let figures = |reports: &[Report]| reports.iter().map(|report| cell.figure(report)).collect::<Vec<_>>();
+    let cpu = (raw.last().map_or(0.0, |report| report.cpu), mq.last().map_or(0.0, |report| report.cpu));
     let (raw, mq) = (figures(raw), figures(mq));
     let ratio = paired(&raw, &mq, cell.mode.is_time()).pop().unwrap_or_default();
     let unit = if cell.mode.is_time() { "µs" } else { "/s" };
     let last = |figures: &[f64]| figures.last().copied().unwrap_or_default();
     eprintln!(
-        "{prefix}: round {}/{rounds}: raw {:.0} {unit}, mq {:.0} {unit}, ratio {ratio:.2}",
+        "{prefix}: round {}/{rounds}: raw {:.0} {unit}, mq {:.0} {unit}, ratio {ratio:.2}; CPU {:.2} and {:.2} µs",
         mq.len(),
         last(&raw),
         last(&mq),
+        cpu.0,
+        cpu.1,
     );
 }
 

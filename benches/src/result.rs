@@ -25,6 +25,9 @@ pub(crate) struct Row {
     pub(crate) low95: f64,
     allocs_raw: f64,
     allocs_mq: f64,
+    /// Microseconds of the client's CPU time a message.
+    cpu_raw: f64,
+    cpu_mq: f64,
     #[serde(skip)]
     high95: f64,
     #[serde(skip)]
@@ -44,6 +47,7 @@ impl Row {
         let (low95, high95) = interval(&ratios);
         let both = |read: fn(&Report) -> f64| (median(&all(raw, read)), median(&all(mq, read)));
         let (allocs_raw, allocs_mq) = both(|report| report.allocations);
+        let (cpu_raw, cpu_mq) = both(|report| report.cpu);
         Self {
             backend: cell.backend.name(),
             mode: cell.mode.name(),
@@ -54,6 +58,8 @@ impl Row {
             low95: rounded(low95, 1000.0),
             allocs_raw: rounded(allocs_raw, 100.0),
             allocs_mq: rounded(allocs_mq, 100.0),
+            cpu_raw: rounded(cpu_raw, 100.0),
+            cpu_mq: rounded(cpu_mq, 100.0),
             high95,
             rounds: mq.len(),
             p99: cell.mode.is_time().then(|| both(|report| report.p99)),
@@ -70,8 +76,8 @@ pub(crate) fn table(rows: &[Row], effort: &Effort) -> String {
     let mut table = format!(
         "\nmq beside the native clients: {effort}. `publish` and `consume` in messages a second, `latency` and \
          `delivery` as p50 (p99) in µs; ratio above 1: mq is better.\n\n\
-         | backend | mode | bytes | raw | mq | ratio | 95 % | rounds | allocations raw | mq |\n\
-         |---|---|--:|--:|--:|--:|---|--:|--:|--:|\n"
+         | backend | mode | bytes | raw | mq | ratio | 95 % | rounds | allocations raw | mq | CPU µs raw | mq |\n\
+         |---|---|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|\n"
     );
     for row in rows {
         let p99 =
@@ -79,7 +85,7 @@ pub(crate) fn table(rows: &[Row], effort: &Effort) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(
             table,
-            "| {} | {} | {} | {}{} | {}{} | {:.2} | {:.2}–{:.2} | {} | {:.1} | {:.1} |",
+            "| {} | {} | {} | {}{} | {}{} | {:.2} | {:.2}–{:.2} | {} | {:.1} | {:.1} | {:.2} | {:.2} |",
             row.backend,
             row.mode,
             row.bytes,
@@ -93,6 +99,8 @@ pub(crate) fn table(rows: &[Row], effort: &Effort) -> String {
             row.rounds,
             row.allocs_raw,
             row.allocs_mq,
+            row.cpu_raw,
+            row.cpu_mq,
         );
     }
     table

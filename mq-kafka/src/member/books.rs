@@ -76,6 +76,8 @@ pub(crate) struct LaneCommit {
 pub(crate) struct Commit {
     number: u64,
     pub(crate) lanes: Vec<LaneCommit>,
+    /// Messages taken in and settled since the last commit.
+    pub(crate) work: usize,
 }
 
 #[derive(Debug)]
@@ -96,6 +98,8 @@ pub(crate) struct Books {
     /// The number the next commit gets.
     number: u64,
     confirmed: u64,
+    /// Messages taken in and settled since the last commit.
+    work: usize,
     held: usize,
     queued_bytes: usize,
     limit: Budget,
@@ -112,6 +116,7 @@ impl Books {
             epoch: 0,
             number: 1,
             confirmed: 0,
+            work: 0,
             held: 0,
             queued_bytes: 0,
             limit,
@@ -167,6 +172,7 @@ impl Books {
         });
         owned.dirty = true;
         self.held += owned.tracker.pending() - before;
+        self.work += chunk.messages.len();
         if chunk.messages.is_empty() {
             return;
         }
@@ -265,6 +271,7 @@ impl Books {
                 }
                 Acked::Now => {
                     self.held -= 1;
+                    self.work += 1;
                     owned.dirty = true;
                 }
                 // The commit of the first ack may have failed or be on its way.
@@ -311,7 +318,7 @@ impl Books {
             return None;
         }
         self.number += 1;
-        Some(Commit { number: self.number - 1, lanes })
+        Some(Commit { number: self.number - 1, lanes, work: std::mem::take(&mut self.work) })
     }
 
     /// The broker has the commit, but for the lanes in `failed`.

@@ -16,6 +16,11 @@ use crate::error::from_code;
 const REFUSED: Duration = Duration::from_secs(5);
 const SHORT_PAUSE: Duration = Duration::from_millis(10);
 const LONG_PAUSE: Duration = Duration::from_secs(1);
+/// A commit costs the broker as much as hundreds of messages: after one that covered many, the
+/// next waits so long for each of them, at most. A commit for a few follows at once.
+const PACE: (Duration, Duration) = (Duration::from_micros(5), Duration::from_millis(5));
+/// A shorter pause than this is none: timers are no finer.
+const TIMER: Duration = Duration::from_micros(100);
 
 /// Commits until `stop` says so and nothing is left.
 pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, stop: impl Fn() -> bool) {
@@ -28,6 +33,7 @@ pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, stop: impl Fn() ->
                 refused.clear();
                 shared.link.answered();
                 settle(shared, &commit, &[]);
+                rest(commit.work);
             }
             Err(code) if is_of_one_lane(code) => {
                 let failed = one_by_one(native, shared, &commit);
@@ -58,6 +64,15 @@ fn next(shared: &Shared, stop: &impl Fn() -> bool) -> Option<Commit> {
             return None;
         }
         shared.changed.wait(&mut books);
+    }
+}
+
+/// Lets messages gather for the next commit.
+fn rest(work: usize) {
+    let (each, most) = PACE;
+    let pause = each.saturating_mul(u32::try_from(work).unwrap_or(u32::MAX)).min(most);
+    if pause >= TIMER {
+        std::thread::sleep(pause);
     }
 }
 
