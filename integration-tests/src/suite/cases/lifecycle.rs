@@ -58,7 +58,7 @@ pub(crate) async fn close_drains(context: Context) -> Result<Verdict> {
 
 pub(crate) async fn close_gives_back_the_rest(context: Context) -> Result<Verdict> {
     let topic = context.topic();
-    let subscriber = context.client.subscriber(&topic, "g").prefetch(20).open().await?;
+    let subscriber = context.subscriber(&topic, "g").prefetch(20).open().await?;
     let sent = send(&context.publisher(&topic).await?, "m", 60).await?;
     let held = take(&subscriber, 10).await?;
     let report = subscriber.close(Duration::from_millis(100)).await?;
@@ -115,7 +115,7 @@ pub(crate) async fn reopen_many_times(context: Context) -> Result<Verdict> {
     let sent = send(&context.publisher(&topic).await?, "m", 30).await?;
     let mut seen = Vec::new();
     for _ in 0..10 {
-        let subscriber = context.client.subscriber(&topic, "g").prefetch(7).open().await?;
+        let subscriber = context.subscriber(&topic, "g").prefetch(7).open().await?;
         for delivery in take(&subscriber, 3).await? {
             seen.push(body(&delivery));
             delivery.ack().await?;
