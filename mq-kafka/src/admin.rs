@@ -149,7 +149,9 @@ impl Admin for KafkaAdmin {
     async fn ensure_topic(&self, topic: &TopicName, spec: &TopicSpec, policy: Policy) -> Result<()> {
         let name = topic.to_string();
         if let Some(found) = self.0.ask(move |inner| inner.partitions(&name)).await? {
-            return self.verify(topic, spec, found).await;
+            self.verify(topic, spec, found).await?;
+            self.0.declared.topic(topic, spec, found);
+            return Ok(());
         }
         if policy == Policy::Verify {
             return Err(missing(topic));
@@ -163,11 +165,14 @@ impl Admin for KafkaAdmin {
         if let Some(retention) = spec.retention {
             plan.settings.push(("retention.ms", retention.as_millis().to_string()));
         }
-        if self.0.create(&[plan]).await? {
-            return Ok(());
+        let new = self.0.create(&[plan]).await?;
+        let found = self.0.partitions_of(topic.as_str()).await?;
+        if !new {
+            // Somebody else was faster.
+            self.verify(topic, spec, found).await?;
         }
-        // Somebody else was faster.
-        self.verify(topic, spec, self.0.partitions_of(topic.as_str()).await?).await
+        self.0.declared.topic(topic, spec, found);
+        Ok(())
     }
 
     async fn ensure_group(
@@ -177,7 +182,9 @@ impl Admin for KafkaAdmin {
         settings: &GroupSettings,
         policy: Policy,
     ) -> Result<()> {
-        groups::ensure(&self.0, topic, group, settings, policy).await
+        groups::ensure(&self.0, topic, group, settings, policy).await?;
+        self.0.declared.group(topic, group, settings, policy);
+        Ok(())
     }
 
     async fn group_settings(&self, topic: &TopicName, group: &GroupName) -> Result<GroupSettings> {

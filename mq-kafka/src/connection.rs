@@ -20,6 +20,7 @@ use crate::admin::KafkaAdmin;
 use crate::codec::Record;
 use crate::config::KafkaConfig;
 use crate::consumer::KafkaConsumer;
+use crate::declared::Declared;
 use crate::error::{from_code, from_native};
 use crate::forward::Forwarding;
 use crate::link::Link;
@@ -56,6 +57,7 @@ pub(crate) struct Inner {
     admin: Mutex<Option<Arc<AdminClient<Link>>>>,
     pub(crate) readers: Readers,
     pub(crate) forwarding: Forwarding,
+    pub(crate) declared: Declared,
     ladder: OnceCell<()>,
 }
 
@@ -87,6 +89,7 @@ impl KafkaBackend {
         let inner = Inner {
             readers: Readers::new(config.native()),
             forwarding: Forwarding::default(),
+            declared: Declared::default(),
             ladder: OnceCell::new(),
             config,
             context,
