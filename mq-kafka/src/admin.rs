@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use mq_core::driver::{Admin, DeadLetter, Page, Selection, Stats, TopicInfo};
@@ -17,7 +18,7 @@ use rdkafka::producer::Producer as _;
 use rdkafka::topic_partition_list::Offset;
 
 use crate::codec::{Arena, decode};
-use crate::connection::{ANSWER, Inner, Plan, options};
+use crate::connection::{ANSWER, Inner, OPERATION, Plan, options};
 use crate::consumer::group_id;
 use crate::dead::{self, Removal};
 use crate::error::{from_code, from_native};
@@ -56,7 +57,7 @@ impl KafkaAdmin {
         }
     }
 
-    /// Deletes native topics; returns whether any was there.
+    /// Deletes native topics and waits until they are out of sight; returns whether any was there.
     async fn delete(&self, topics: &[String]) -> Result<bool> {
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         let admin = self.0.admin()?;
@@ -68,6 +69,13 @@ impl KafkaAdmin {
                 Ok(_) => deleted = true,
                 Err((_, Code::UnknownTopicOrPartition | Code::UnknownTopic)) => {}
                 Err((topic, code)) => return Err(from_code(code).on_topic(topic)),
+            }
+        }
+        let deadline = Instant::now() + OPERATION;
+        for topic in topics {
+            // Somebody may make it again meanwhile.
+            while Instant::now() < deadline && self.0.partitions_of(topic).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
         Ok(deleted)

@@ -32,7 +32,7 @@ use crate::verdicts::Verdict;
 /// How long a question to the broker may take.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 /// How long the broker may take to carry out what it was asked.
-const OPERATION: Duration = Duration::from_secs(5);
+pub(crate) const OPERATION: Duration = Duration::from_secs(5);
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_millis(4500);
 
