@@ -26,11 +26,12 @@ pub(crate) async fn prefetch_in_bytes(context: Context) -> Result<Verdict> {
     for _ in 0..40 {
         publisher.send(Message::new(vec![b'x'; 20_000])).await?;
     }
-    let mut held = Vec::new();
+    // The first may take as long as joining the group does.
+    let mut held = vec![one(&subscriber).await?];
     while let Ok(delivery) = tokio::time::timeout(QUIET, subscriber.receive()).await {
         held.push(delivery?);
     }
-    ensure!(!held.is_empty() && held.len() < 40, "{} messages of 20 kB in a window of 100 kB", held.len());
+    ensure!(held.len() < 40, "{} messages of 20 kB in a window of 100 kB", held.len());
     let mut seen = held.len();
     for delivery in held {
         delivery.ack().await?;

@@ -71,6 +71,25 @@ pub(crate) async fn close_gives_back_the_rest(context: Context) -> Result<Verdic
     Ok(Verdict::Pass)
 }
 
+pub(crate) async fn close_makes_room_at_once(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let publisher = context.publisher(&topic).await?;
+    // From the middle of joining to well after it.
+    for age in [0, 2, 5, 10, 20, 50, 100, 400] {
+        let first = context.subscribe(&topic, "g").await?;
+        tokio::time::sleep(Duration::from_millis(age)).await;
+        first.close(Duration::from_secs(10)).await?;
+        let begun = Instant::now();
+        let next = context.subscribe(&topic, "g").await?;
+        publisher.send(Message::new("m")).await?;
+        one(&next).await?.ack().await?;
+        let took = begun.elapsed();
+        ensure!(took < Duration::from_secs(3), "after a close at the age of {age} ms it took {took:?}");
+        next.close(Duration::from_secs(10)).await?;
+    }
+    Ok(Verdict::Pass)
+}
+
 pub(crate) async fn topic_deleted_under_a_consumer(context: Context) -> Result<Verdict> {
     let topic = context.topic();
     let subscriber = context.subscribe(&topic, "g").await?;
