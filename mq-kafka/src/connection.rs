@@ -176,9 +176,14 @@ impl Inner {
 
     /// Returns a topic's number of partitions, or `None` if there is no such topic. Blocks.
     pub(crate) fn partitions(&self, topic: &str) -> Result<Option<i32>> {
+        self.partitions_within(topic, ANSWER)
+    }
+
+    /// As [`partitions`](Self::partitions), within a time.
+    pub(crate) fn partitions_within(&self, topic: &str, limit: Duration) -> Result<Option<i32>> {
         let native = self.sender.native();
         let metadata =
-            native.client().fetch_metadata(Some(topic), ANSWER).map_err(|error| from_native(&error))?;
+            native.client().fetch_metadata(Some(topic), limit).map_err(|error| from_native(&error))?;
         let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
             return Ok(None);
         };

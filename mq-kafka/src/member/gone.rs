@@ -13,6 +13,9 @@ const LOOK: Duration = Duration::from_secs(5);
 /// A broker that has just started may not know its topics yet: so long must one be missing.
 const SURE: Duration = Duration::from_secs(1);
 
+/// So long may the broker take to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// What is known of the topics of a member.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -49,7 +52,15 @@ impl Watch {
 impl Shared {
     /// Whether the broker says that a topic of this member is not there.
     fn misses_a_topic(&self) -> bool {
-        self.sources.iter().any(|source| matches!(self.inner.partitions(&source.topic), Ok(None)))
+        for source in &self.sources {
+            match self.inner.partitions_within(&source.topic, PATIENCE) {
+                Ok(Some(_)) => {}
+                Ok(None) => return true,
+                // A broker that does not answer must not hold up the thread that asks.
+                Err(_) => return false,
+            }
+        }
+        false
     }
 
     /// Makes the topics again, or waits until they are there, or the member is closed.
