@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use mq_core::driver::{Admin, DeadLetter, Page, Selection, Stats, TopicInfo};
@@ -17,7 +18,7 @@ use rdkafka::producer::Producer as _;
 use rdkafka::topic_partition_list::Offset;
 
 use crate::codec::{Arena, decode};
-use crate::connection::{ANSWER, Inner, Plan, options};
+use crate::connection::{ANSWER, Inner, OPERATION, Plan, options};
 use crate::consumer::group_id;
 use crate::dead::{self, Removal};
 use crate::error::{from_code, from_native};
@@ -56,7 +57,7 @@ impl KafkaAdmin {
         }
     }
 
-    /// Deletes native topics; returns whether any was there.
+    /// Deletes native topics and waits until they are out of sight; returns whether any was there.
     async fn delete(&self, topics: &[String]) -> Result<bool> {
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
         let admin = self.0.admin()?;
@@ -68,6 +69,13 @@ impl KafkaAdmin {
                 Ok(_) => deleted = true,
                 Err((_, Code::UnknownTopicOrPartition | Code::UnknownTopic)) => {}
                 Err((topic, code)) => return Err(from_code(code).on_topic(topic)),
+            }
+        }
+        let deadline = Instant::now() + OPERATION;
+        for topic in topics {
+            // Somebody may make it again meanwhile.
+            while Instant::now() < deadline && self.0.partitions_of(topic).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
         Ok(deleted)
@@ -149,7 +157,9 @@ impl Admin for KafkaAdmin {
     async fn ensure_topic(&self, topic: &TopicName, spec: &TopicSpec, policy: Policy) -> Result<()> {
         let name = topic.to_string();
         if let Some(found) = self.0.ask(move |inner| inner.partitions(&name)).await? {
-            return self.verify(topic, spec, found).await;
+            self.verify(topic, spec, found).await?;
+            self.0.declared.topic(topic, spec, found);
+            return Ok(());
         }
         if policy == Policy::Verify {
             return Err(missing(topic));
@@ -163,11 +173,14 @@ impl Admin for KafkaAdmin {
         if let Some(retention) = spec.retention {
             plan.settings.push(("retention.ms", retention.as_millis().to_string()));
         }
-        if self.0.create(&[plan]).await? {
-            return Ok(());
+        let new = self.0.create(&[plan]).await?;
+        let found = self.0.partitions_of(topic.as_str()).await?;
+        if !new {
+            // Somebody else was faster.
+            self.verify(topic, spec, found).await?;
         }
-        // Somebody else was faster.
-        self.verify(topic, spec, self.0.partitions_of(topic.as_str()).await?).await
+        self.0.declared.topic(topic, spec, found);
+        Ok(())
     }
 
     async fn ensure_group(
@@ -177,7 +190,9 @@ impl Admin for KafkaAdmin {
         settings: &GroupSettings,
         policy: Policy,
     ) -> Result<()> {
-        groups::ensure(&self.0, topic, group, settings, policy).await
+        groups::ensure(&self.0, topic, group, settings, policy).await?;
+        self.0.declared.group(topic, group, settings, policy);
+        Ok(())
     }
 
     async fn group_settings(&self, topic: &TopicName, group: &GroupName) -> Result<GroupSettings> {

@@ -20,6 +20,7 @@ use crate::admin::KafkaAdmin;
 use crate::codec::Record;
 use crate::config::KafkaConfig;
 use crate::consumer::KafkaConsumer;
+use crate::declared::Declared;
 use crate::error::{from_code, from_native};
 use crate::forward::Forwarding;
 use crate::link::Link;
@@ -31,7 +32,7 @@ use crate::verdicts::Verdict;
 /// How long a question to the broker may take.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 /// How long the broker may take to carry out what it was asked.
-const OPERATION: Duration = Duration::from_secs(5);
+pub(crate) const OPERATION: Duration = Duration::from_secs(5);
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_millis(4500);
 
@@ -56,6 +57,7 @@ pub(crate) struct Inner {
     admin: Mutex<Option<Arc<AdminClient<Link>>>>,
     pub(crate) readers: Readers,
     pub(crate) forwarding: Forwarding,
+    pub(crate) declared: Declared,
     ladder: OnceCell<()>,
 }
 
@@ -87,6 +89,7 @@ impl KafkaBackend {
         let inner = Inner {
             readers: Readers::new(config.native()),
             forwarding: Forwarding::default(),
+            declared: Declared::default(),
             ladder: OnceCell::new(),
             config,
             context,
@@ -173,9 +176,14 @@ impl Inner {
 
     /// Returns a topic's number of partitions, or `None` if there is no such topic. Blocks.
     pub(crate) fn partitions(&self, topic: &str) -> Result<Option<i32>> {
+        self.partitions_within(topic, ANSWER)
+    }
+
+    /// As [`partitions`](Self::partitions), within a time.
+    pub(crate) fn partitions_within(&self, topic: &str, limit: Duration) -> Result<Option<i32>> {
         let native = self.sender.native();
         let metadata =
-            native.client().fetch_metadata(Some(topic), ANSWER).map_err(|error| from_native(&error))?;
+            native.client().fetch_metadata(Some(topic), limit).map_err(|error| from_native(&error))?;
         let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
             return Ok(None);
         };

@@ -123,6 +123,7 @@ async fn opening(
     }
     Ok(Opening {
         group: group_id(group, ordered),
+        name: group.clone(),
         sources,
         ordered,
         prefetch,

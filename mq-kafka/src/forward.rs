@@ -32,6 +32,8 @@ const IDLE: Duration = Duration::from_millis(50);
 const BATCH: usize = 1000;
 /// Positions are committed this often.
 const COMMIT: Duration = Duration::from_millis(200);
+/// The pause before a last commit is tried again.
+const AGAIN: Duration = Duration::from_millis(20);
 /// How long a partition that goes waits for records on their way.
 const SETTLE: Duration = Duration::from_secs(2);
 /// The pause after a record could not be forwarded, in milliseconds.
@@ -146,7 +148,7 @@ fn run(inner: &Weak<Inner>, mut native: Native, stop: &AtomicBool) {
         flow(&native, hands);
         if committed.elapsed() >= COMMIT {
             committed = Instant::now();
-            commit(&native, hands, CommitMode::Async);
+            commit(&native, hands);
         }
     }
     let hands = native.context().hands.clone();
@@ -274,11 +276,35 @@ fn list(places: &[Place]) -> TopicPartitionList {
     list
 }
 
-fn commit(native: &Native, hands: &Hands, mode: CommitMode) {
+/// Commits the positions that moved; what fails goes with a later one.
+fn commit(native: &Native, hands: &Hands) {
     let moved = hands.waiting.lock().commits();
     if moved.is_empty() {
         return;
     }
+    if let Err(error) = native.commit(&positions(moved), CommitMode::Async) {
+        tracing::debug!(target: "mq", %error, "positions on the ladder were not committed yet");
+    }
+}
+
+/// Commits the positions of partitions that go, until the broker has them or the time is over.
+fn commit_all(native: &Native, hands: &Hands, places: &[Place], deadline: Instant) {
+    let last = hands.waiting.lock().positions(places);
+    if last.is_empty() {
+        return;
+    }
+    let offsets = positions(last);
+    while let Err(error) = native.commit(&offsets, CommitMode::Sync) {
+        let again = from_native(&error).kind() == mq_core::ErrorKind::Unavailable;
+        if !again || Instant::now() >= deadline {
+            tracing::debug!(target: "mq", %error, "positions on the ladder were not committed; records may be forwarded twice");
+            return;
+        }
+        std::thread::sleep(AGAIN);
+    }
+}
+
+fn positions(moved: Vec<(Place, i64)>) -> TopicPartitionList {
     let mut offsets = TopicPartitionList::with_capacity(moved.len());
     for ((rung, partition), offset) in moved {
         let mut element = offsets.add_partition(&rungs::topic(rung), partition);
@@ -286,9 +312,7 @@ fn commit(native: &Native, hands: &Hands, mode: CommitMode) {
             tracing::debug!(target: "mq", %error, "an offset the client does not take");
         }
     }
-    if let Err(error) = native.commit(&offsets, mode) {
-        tracing::debug!(target: "mq", %error, "positions on the ladder were not committed; records may be forwarded twice");
-    }
+    offsets
 }
 
 /// Gives partitions back: waits for what is on its way, and commits.
@@ -299,7 +323,7 @@ fn leave(native: &Native, hands: &Hands, places: &[Place]) {
         waiting.stop(places);
         while waiting.is_moving(places) && !hands.settled.wait_until(&mut waiting, deadline).timed_out() {}
     }
-    commit(native, hands, CommitMode::Sync);
+    commit_all(native, hands, places, deadline);
     let paused = hands.waiting.lock().forget(places);
     if !paused.is_empty()
         && let Err(error) = native.resume(&list(&paused))

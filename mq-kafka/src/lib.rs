@@ -6,6 +6,7 @@ mod config;
 mod connection;
 mod consumer;
 mod dead;
+mod declared;
 mod error;
 mod forward;
 mod groups;

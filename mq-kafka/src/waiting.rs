@@ -142,6 +142,12 @@ impl<R> Waiting<R> {
         moved
     }
 
+    /// Returns the positions of these partitions.
+    pub(crate) fn positions(&self, places: &[Place]) -> Vec<(Place, i64)> {
+        let part = |place: &Place| Some((*place, self.0.get(place)?.tracker.snapshot(Ending::Clean).offset));
+        places.iter().filter_map(part).collect()
+    }
+
     /// Whether any of these partitions has a record on its way.
     pub(crate) fn is_moving(&self, places: &[Place]) -> bool {
         places.iter().any(|place| self.0.get(place).is_some_and(|part| !part.moving.is_empty()))
@@ -198,6 +204,7 @@ mod tests {
         waiting.settle((0, 0), 8, Fate::Done);
         assert_eq!(waiting.commits(), [((0, 0), 9)]);
         assert!(waiting.commits().is_empty() && !waiting.is_moving(&[(0, 0)]));
+        assert_eq!(waiting.positions(&[(0, 0), (0, 1)]), [((0, 0), 9)]);
     }
 
     #[test]

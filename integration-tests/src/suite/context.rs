@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use mq::{
     Admin, Capability, Client, Delivery, ErrorKind, GroupName, GroupSettings, Message, Publisher, Stats,
-    Subscriber, Support, TopicName,
+    Subscriber, SubscriberBuilder, Support, TopicName,
 };
 
 use super::harness::Harness;
@@ -25,6 +25,8 @@ pub struct Context {
     pub(super) client: Client,
     pub(super) seed: u64,
     prefix: String,
+    /// Tells this row's groups from others': on Kafka, equal names on different topics are one group.
+    tag: u32,
     topics: Arc<AtomicU32>,
 }
 
@@ -32,8 +34,9 @@ impl Context {
     pub(super) async fn new(harness: Arc<dyn Harness>, case: &str, seed: u64) -> Result<Self> {
         let client =
             tokio::time::timeout(Duration::from_secs(20), harness.client()).await.context("connect")??;
-        let prefix = format!("{}-{:x}", case.replace('.', "-"), fastrand::u32(..));
-        Ok(Self { harness, client, seed, prefix, topics: Arc::default() })
+        let tag = fastrand::u32(..);
+        let prefix = format!("{}-{tag:x}", case.replace('.', "-"));
+        Ok(Self { harness, client, seed, prefix, tag, topics: Arc::default() })
     }
 
     pub(super) fn has(&self, capability: Capability) -> bool {
@@ -47,6 +50,11 @@ impl Context {
         TopicName::new(name).unwrap_or_else(|error| panic!("{error}"))
     }
 
+    /// Returns this row's own group of a name.
+    pub(super) fn group(&self, name: &str) -> GroupName {
+        GroupName::new(format!("{name}-{:x}", self.tag)).unwrap_or_else(|error| panic!("{error}"))
+    }
+
     pub(super) fn admin(&self) -> Admin {
         self.client.admin()
     }
@@ -55,8 +63,12 @@ impl Context {
         Ok(self.client.publisher(topic).await?)
     }
 
+    pub(super) fn subscriber(&self, topic: &TopicName, group: &str) -> SubscriberBuilder {
+        self.client.subscriber(topic, self.group(group))
+    }
+
     pub(super) async fn subscribe(&self, topic: &TopicName, group: &str) -> Result<Subscriber> {
-        Ok(self.client.subscriber(topic, group).open().await?)
+        Ok(self.subscriber(topic, group).open().await?)
     }
 
     pub(super) async fn subscribe_as(
@@ -65,11 +77,11 @@ impl Context {
         group: &str,
         settings: GroupSettings,
     ) -> Result<Subscriber> {
-        Ok(self.client.subscriber(topic, group).settings(settings).open().await?)
+        Ok(self.subscriber(topic, group).settings(settings).open().await?)
     }
 
     pub(super) async fn stats(&self, topic: &TopicName, group: &str) -> Result<Stats> {
-        Ok(self.admin().stats(topic, &GroupName::new(group)?).await?)
+        Ok(self.admin().stats(topic, &self.group(group)).await?)
     }
 
     /// Waits until `check` passes, and tells the last reason if it never does.

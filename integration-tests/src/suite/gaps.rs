@@ -5,11 +5,6 @@
 pub const GAPS: &[(&str, &str, &str)] = &[
     (
         "kafka",
-        "lifecycle.topic_deleted_under_a_consumer",
-        "the consumer does not make the topic again, nor end; it waits for it to come back",
-    ),
-    (
-        "kafka",
         "delay.many_due_at_once",
         "on a busy machine the forwarder needed 13 s for 3,000 messages; passes on a quiet one",
     ),

@@ -142,6 +142,7 @@ impl Run {
 struct Setup<'a> {
     client: &'a Client,
     topic: &'a TopicName,
+    group: &'a GroupName,
     ordered: bool,
 }
 
@@ -150,13 +151,27 @@ impl Setup<'_> {
         let mut settings = GroupSettings::default().lease(LEASE).max_attempts(MAX_ATTEMPTS);
         settings.ordered = self.ordered;
         let spec = TopicSpec::default().partitions(4);
-        Ok(self.client.subscriber(self.topic, "g").settings(settings).spec(spec).prefetch(30).open().await?)
+        Ok(self
+            .client
+            .subscriber(self.topic, self.group)
+            .settings(settings)
+            .spec(spec)
+            .prefetch(30)
+            .open()
+            .await?)
     }
 }
 
 /// Plays a history; returns each message's fate.
-async fn play(client: &Client, topic: &TopicName, seed: u64, ordered: bool, members: bool) -> Result<Fates> {
-    let setup = Setup { client, topic, ordered };
+async fn play(
+    client: &Client,
+    topic: &TopicName,
+    group: &GroupName,
+    seed: u64,
+    ordered: bool,
+    members: bool,
+) -> Result<Fates> {
+    let setup = Setup { client, topic, group, ordered };
     let run = Arc::new(Run { seed, ordered, observed: Mutex::default() });
     let first = setup.open().await?;
     let publisher = client.publisher(topic).await?;
@@ -182,11 +197,10 @@ async fn play(client: &Client, topic: &TopicName, seed: u64, ordered: bool, memb
             tokio::spawn(run.clone().work(leaving.clone()));
         }
     }
-    fates(client, topic, &run).await
+    fates(client, topic, group, &run).await
 }
 
-async fn fates(client: &Client, topic: &TopicName, run: &Run) -> Result<Fates> {
-    let group = GroupName::new("g")?;
+async fn fates(client: &Client, topic: &TopicName, group: &GroupName, run: &Run) -> Result<Fates> {
     let end = tokio::time::Instant::now() + Duration::from_secs(100);
     loop {
         let acked = {
@@ -194,7 +208,7 @@ async fn fates(client: &Client, topic: &TopicName, run: &Run) -> Result<Fates> {
             ensure!(observed.wrong.is_empty(), "{:?}", observed.wrong);
             observed.acked.clone()
         };
-        let letters = client.admin().dead_letters(topic, &group, Page { offset: 0, limit: 10_000 }).await?;
+        let letters = client.admin().dead_letters(topic, group, Page { offset: 0, limit: 10_000 }).await?;
         if acked.len() + letters.len() >= MESSAGES {
             let mut fates: Fates =
                 acked.into_iter().map(|(number, attempt)| (number, ("acked".into(), attempt))).collect();
@@ -205,13 +219,13 @@ async fn fates(client: &Client, topic: &TopicName, run: &Run) -> Result<Fates> {
                 ensure!(other.is_none(), "{number} is dead and also {other:?}");
             }
             ensure!(
-                client.admin().purge(topic, &group, &Selection::All).await? > 0,
+                client.admin().purge(topic, group, &Selection::All).await? > 0,
                 "no dead letter in a history"
             );
             return Ok(fates);
         }
         if tokio::time::Instant::now() > end {
-            let stats = client.admin().stats(topic, &group).await?;
+            let stats = client.admin().stats(topic, group).await?;
             bail!("{} acked and {} dead of {MESSAGES}; {stats:?}", acked.len(), letters.len());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -220,11 +234,11 @@ async fn fates(client: &Client, topic: &TopicName, run: &Run) -> Result<Fates> {
 
 async fn compare(context: Context, ordered: bool, members: bool) -> Result<Verdict> {
     let seed = context.seed;
-    let topic = context.topic();
-    let got = play(&context.client, &topic, seed, ordered, members).await?;
+    let (topic, group) = (context.topic(), context.group("g"));
+    let got = play(&context.client, &topic, &group, seed, ordered, members).await?;
     context.until_empty(&topic, "g").await?;
     let model = MemoryHarness::default().client().await?;
-    let expected = play(&model, &topic, seed, ordered, false).await?;
+    let expected = play(&model, &topic, &group, seed, ordered, false).await?;
     for (number, fate) in &expected {
         ensure!(
             got.get(number) == Some(fate),

@@ -23,6 +23,9 @@ pub enum Verdict {
 pub enum Kind {
     /// It runs beside others.
     Uses,
+    /// It kills processes, whose share of what clients do together is nobody's until their sessions
+    /// end (Kafka's forwarding of delayed messages): it runs after those, beside its like.
+    Kills,
     /// It stops or kills the broker and runs when no other does.
     Hurts,
 }
@@ -95,8 +98,8 @@ pub fn manifest() -> Vec<Case> {
         Uses 3 "settle.defer_does_not_count" settle::defer_does_not_count: "a message deferred five times is still on its first attempt";
         Uses 4 "settle.dropped_comes_back_at_once" settle::dropped_comes_back_at_once: "a delivery dropped unsettled comes back at once";
         Uses 2 "settle.any_order" settle::any_order: "200 messages acked in random order are all gone";
-        Uses 2 "settle.out_of_order_then_crash" settle::out_of_order_then_crash: "after out-of-order acks and kill -9, just the unacked come back";
-        Uses 2 "settle.one_held_many_acked_then_crash" settle::one_held_many_acked_then_crash: "one held, 1,999 acked behind it, kill -9: just the one comes back";
+        Kills 2 "settle.out_of_order_then_crash" settle::out_of_order_then_crash: "after out-of-order acks and kill -9, just the unacked come back";
+        Kills 2 "settle.one_held_many_acked_then_crash" settle::one_held_many_acked_then_crash: "one held, 1,999 acked behind it, kill -9: just the one comes back";
         Uses 2 "settle.batch_ack" settle::batch_ack: "batches are received and acked as batches";
         Uses 12 "settle.as_a_stream" settle::as_a_stream: "a subscriber is a stream that ends when closed";
         Uses 4 "settle.after_close_is_stale" settle::after_close_is_stale: "a settlement after close is stale, and the message comes back";
@@ -107,13 +110,13 @@ pub fn manifest() -> Vec<Case> {
         Uses 4 "lease.late_settlement_disturbs_nobody" lease::late_settlement_disturbs_nobody: "a late dead_letter is refused and the new holder's ack holds";
         Uses 4 "lease.extend_keeps_it" lease::extend_keeps_it: "a delivery that is extended runs once, for four leases";
         Uses 3 "lease.expiry_ends_in_dead_letters" lease::expiry_ends_in_dead_letters: "leases that run out count as attempts";
-        Uses 4 "lease.a_dead_process_gives_back" lease::a_dead_process_gives_back: "kill -9 with 100 unacked: all 100 come back within the stated bound";
+        Kills 4 "lease.a_dead_process_gives_back" lease::a_dead_process_gives_back: "kill -9 with 100 unacked: all 100 come back within the stated bound";
 
         Uses 3 "attempts.exactly_max_attempts" attempts::exactly_max_attempts: "a message that fails each time is dead after max_attempts, no more, no fewer";
         Uses 3 "attempts.counted_across_restarts" attempts::counted_across_restarts: "attempts are counted across clean restarts";
         Uses 3 "attempts.clean_close_counts_nothing" attempts::clean_close_counts_nothing: "four clean closes with messages held count nothing";
-        Uses 3 "attempts.a_crash_counts_one" attempts::a_crash_counts_one: "each crash adds one attempt to what was held";
-        Uses 3 "attempts.a_killer_is_dead_lettered_alone" attempts::a_killer_is_dead_lettered_alone: "a message that kills its process each time is dead after max_attempts; of the 40 beside it none is";
+        Kills 3 "attempts.a_crash_counts_one" attempts::a_crash_counts_one: "each crash adds one attempt to what was held";
+        Kills 3 "attempts.a_killer_is_dead_lettered_alone" attempts::a_killer_is_dead_lettered_alone: "a message that kills its process each time is dead after max_attempts; of the 40 beside it none is";
         Uses 3 "attempts.retries_lose_nothing" attempts::retries_lose_nothing: "300 messages retried twice with short delays all come";
 
         Uses 8 "dead.envelope_is_whole" dead::envelope_is_whole: "a dead letter keeps bytes, headers, key, id, attempts, first seen, last error and reason";
@@ -138,7 +141,7 @@ pub fn manifest() -> Vec<Case> {
         Uses 6 "order.one_in_hand_per_key" order::one_in_hand_per_key: "a key's next message waits for the settlement of the one before";
         Uses 6 "order.keys_run_in_parallel" order::keys_run_in_parallel: "twenty keys can be in hand at once";
         Uses 6 "order.members_join_and_leave" order::members_join_and_leave: "members join and leave while 3,000 messages flow: each key in order, one at a time";
-        Uses 6 "order.survives_a_crash" order::survives_a_crash: "after kill -9 each key goes on in order";
+        Kills 6 "order.survives_a_crash" order::survives_a_crash: "after kill -9 each key goes on in order";
         Uses 6 "order.retry_lets_others_pass" order::retry_lets_others_pass: "a retried message lets the key's others pass";
         Uses 6 "order.messages_without_a_key" order::messages_without_a_key: "messages without a key are not held back";
 
@@ -161,6 +164,7 @@ pub fn manifest() -> Vec<Case> {
         Uses 12 "lifecycle.close_many_times" lifecycle::close_many_times: "ten closes at once are one";
         Uses 12 "lifecycle.close_drains" lifecycle::close_drains: "close waits for 100 deliveries in hand";
         Uses 12 "lifecycle.close_gives_back_the_rest" lifecycle::close_gives_back_the_rest: "what is held at the deadline is reported and comes back at once";
+        Uses 12 "lifecycle.close_makes_room_at_once" lifecycle::close_makes_room_at_once: "whenever a member closes, the next one has its share within 3 s";
         Uses 9 "lifecycle.topic_deleted_under_a_consumer" lifecycle::topic_deleted_under_a_consumer: "a topic deleted under a consumer is made again, with an event, and both sides go on";
         Uses 9 "lifecycle.cannot_connect" lifecycle::cannot_connect: "wrong credentials, a refused port, an unknown host and an unknown URL key: a typed error within 5 s";
         Uses 2 "lifecycle.reopen_many_times" lifecycle::reopen_many_times: "ten consumers in a row, each taking three of thirty messages, lose none";

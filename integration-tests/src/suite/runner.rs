@@ -49,7 +49,8 @@ pub struct Row {
     pub error: Option<String>,
 }
 
-/// Runs the rows that the options select: first those that only use a broker, side by side, then those that hurt it.
+/// Runs the rows that the options select: those that only use a broker
+/// side by side, then those that kill processes, then those that hurt the broker.
 pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let mut jobs = Vec::new();
@@ -61,11 +62,17 @@ pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> 
             }
         }
     }
-    let (hurting, ordinary): (Vec<_>, Vec<_>) =
+    let (hurting, others): (Vec<_>, Vec<_>) =
         jobs.into_iter().partition(|(case, _)| case.kind == Kind::Hurts);
+    let (killing, ordinary): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|(case, _)| case.kind == Kind::Kills);
     let mut rows: Vec<Row> = Vec::new();
-    let side_by_side =
-        stream::iter(ordinary).map(|(case, harness)| row(case, harness, seed)).buffer_unordered(SIDE_BY_SIDE);
+    for phase in [ordinary, killing] {
+        let side_by_side = stream::iter(phase)
+            .map(|(case, harness)| row(case, harness, seed))
+            .buffer_unordered(SIDE_BY_SIDE);
+        rows.extend(side_by_side.collect::<Vec<_>>().await);
+    }
     let hurting: Vec<_> = harnesses
         .iter()
         .map(|harness| {
@@ -75,7 +82,6 @@ pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> 
                 .boxed()
         })
         .collect();
-    rows.extend(side_by_side.collect::<Vec<_>>().await);
     rows.extend(stream::select_all(hurting).collect::<Vec<_>>().await);
     rows
 }

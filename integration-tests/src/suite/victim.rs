@@ -36,10 +36,15 @@ pub struct Plan {
 impl Plan {
     /// Makes the plan to receive and hold `receive` messages.
     #[must_use]
-    pub fn hold(topic: &mq::TopicName, group: &str, settings: GroupSettings, receive: usize) -> Self {
+    pub fn hold(
+        topic: &mq::TopicName,
+        group: &mq::GroupName,
+        settings: GroupSettings,
+        receive: usize,
+    ) -> Self {
         Self {
             topic: topic.to_string(),
-            group: group.to_owned(),
+            group: group.to_string(),
             settings,
             prefetch: receive.max(1),
             receive,

@@ -227,7 +227,9 @@ impl Shared {
             .map(|(source, element)| {
                 element.error().map_err(|error| from_native(&error))?;
                 let tracker = match element.offset() {
-                    Offset::Offset(offset) => Tracker::resume(offset, &metadata(element)),
+                    Offset::Offset(offset) if self.knows(consumer, element, offset)? => {
+                        Tracker::resume(offset, &metadata(element))
+                    }
                     _ => {
                         Tracker::resume(self.first(consumer, &self.sources[source], element.partition())?, "")
                     }
@@ -244,12 +246,20 @@ impl Shared {
             && let Some(declared) = self.inner.readers.declaration(&source.dead)?
             && let Some(start) = usize::try_from(partition).ok().and_then(|index| declared.start.get(index))
         {
-            return Ok(*start);
+            // A start behind the end is of a topic that was deleted.
+            let (low, high) = if *start == 0 { (0, 0) } else { watermarks(consumer, source, partition)? };
+            return Ok(if *start > high { low } else { *start });
         }
-        let (low, _) = consumer
-            .fetch_watermarks(&source.topic, partition, ANSWER)
-            .map_err(|error| from_native(&error))?;
-        Ok(low)
+        Ok(watermarks(consumer, source, partition)?.0)
+    }
+
+    /// Whether a committed offset is of this topic, not of one of the same name that was deleted.
+    fn knows(&self, consumer: &Native, element: &TopicPartitionListElem<'_>, offset: i64) -> Result<bool> {
+        if offset == 0 || !self.renewed.load(Ordering::Acquire) {
+            return Ok(true);
+        }
+        let Some(source) = self.source(element.topic()) else { return Ok(true) };
+        Ok(offset <= watermarks(consumer, &self.sources[source], element.partition())?.1)
     }
 
     /// Gives lanes up in an orderly way: waits until core holds nothing of them, then commits them as given back.
@@ -310,6 +320,10 @@ impl Shared {
         self.arrived.notify_one();
         self.feed();
     }
+}
+
+fn watermarks(consumer: &Native, source: &Source, partition: i32) -> Result<(i64, i64)> {
+    consumer.fetch_watermarks(&source.topic, partition, ANSWER).map_err(|error| from_native(&error))
 }
 
 /// Another program's metadata may be anything; the client panics at what is not UTF-8.

@@ -11,6 +11,7 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
 
+use super::gone::Watch;
 use super::poll::Command;
 use super::{MemberContext, Native, Shared, commit, poll};
 use crate::error::{from_native, is_permanent};
@@ -26,8 +27,12 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<oneshot::Receiver<Result<()>
     let (ended, answer) = oneshot::channel();
     let shared = shared.clone();
     spawn("events", move || {
-        while serve(&shared, &life.native) == End::Stranded {
-            life = match again(&shared, life) {
+        loop {
+            let end = serve(&shared, &life.native);
+            if end == End::Closed {
+                break;
+            }
+            life = match again(&shared, life, end) {
                 Some(life) => life,
                 None => return,
             };
@@ -91,14 +96,19 @@ enum End {
     Closed,
     /// The native consumer has no broker left to ask.
     Stranded,
+    /// A topic was deleted.
+    Gone,
 }
 
 /// Begins anew with nothing in hand: what was held goes to whoever owns its partition next.
-fn again(shared: &Arc<Shared>, life: Life) -> Option<Life> {
+fn again(shared: &Arc<Shared>, life: Life, end: End) -> Option<Life> {
     life.native.context().retire();
     let lanes = shared.books.lock().lanes();
     shared.lose(&lanes);
     release(life.end(shared));
+    if end == End::Gone {
+        shared.make_again();
+    }
     match Life::begin(shared) {
         Ok(life) => {
             shared
@@ -123,9 +133,13 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 }
 
 fn serve(shared: &Shared, native: &Native) -> End {
+    let mut watch = Watch::default();
     loop {
         if shared.books.lock().is_closed() {
             return End::Closed;
+        }
+        if watch.sees_a_topic_gone(shared) {
+            return End::Gone;
         }
         if shared.link.is_stranded() {
             shared.link.reset();
@@ -150,6 +164,7 @@ impl Shared {
         if fatal || is_permanent(code) {
             self.fail(from_native(error).in_group(&self.group));
         } else if from_native(error).kind() == ErrorKind::NotFound {
+            self.doubtful.store(true, Ordering::Release);
             self.inner.context.events.failed("fetch", &from_native(error).in_group(&self.group));
         }
     }

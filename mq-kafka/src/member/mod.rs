@@ -8,6 +8,7 @@ mod assign;
 mod books;
 mod commit;
 mod events;
+mod gone;
 mod poll;
 
 use std::fmt;
@@ -16,8 +17,8 @@ use std::sync::{Arc, Weak};
 use std::thread::Thread;
 use std::time::Duration;
 
-use mq_core::Result;
 use mq_core::driver::{Budget, Fetched, Lane, Token};
+use mq_core::{GroupName, Result};
 use parking_lot::{Condvar, Mutex};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -66,6 +67,8 @@ pub(crate) fn is_inbox(lane: Lane) -> bool {
 /// What a member is opened with.
 pub(crate) struct Opening {
     pub(crate) group: String,
+    /// The group's name in the contract.
+    pub(crate) name: GroupName,
     pub(crate) sources: Vec<Source>,
     pub(crate) ordered: bool,
     pub(crate) prefetch: Budget,
@@ -81,6 +84,7 @@ pub(crate) struct Opening {
 pub(crate) struct Shared {
     pub(crate) inner: Arc<Inner>,
     pub(crate) group: String,
+    name: GroupName,
     pub(crate) sources: Vec<Source>,
     pub(crate) patience: Duration,
     books: Mutex<Books>,
@@ -94,6 +98,13 @@ pub(crate) struct Shared {
     native: Mutex<Weak<Native>>,
     config: ClientConfig,
     link: Link,
+    /// A topic may be gone.
+    doubtful: AtomicBool,
+    /// A topic is another one by now.
+    gone: AtomicBool,
+    /// A topic was gone: what is known of positions may be of the one before.
+    renewed: AtomicBool,
+    runtime: tokio::runtime::Handle,
 }
 
 impl fmt::Debug for Shared {
@@ -123,6 +134,7 @@ impl Member {
         let shared = Arc::new(Shared {
             inner: inner.clone(),
             group: opening.group,
+            name: opening.name,
             sources: opening.sources,
             patience: opening.patience,
             books: Mutex::new(Books::new(opening.prefetch)),
@@ -133,6 +145,10 @@ impl Member {
             native: Mutex::default(),
             config,
             link: Link::new("consumer", inner.context.events.clone()),
+            doubtful: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            renewed: AtomicBool::new(false),
+            runtime: tokio::runtime::Handle::current(),
         });
         let ended = events::start(&shared)?;
         Ok(Self { shared, ended: Mutex::new(Some(ended)) })

@@ -141,7 +141,11 @@ fn recover(shared: &Shared, native: &Native, queue: &Queue, source: &Source, err
         return;
     }
     let sought =
-        native.fetch_watermarks(&source.topic, partition, Duration::from_secs(5)).and_then(|(low, _)| {
+        native.fetch_watermarks(&source.topic, partition, Duration::from_secs(5)).and_then(|(low, high)| {
+            if shared.books.lock().position(queue.ownership).is_some_and(|position| position > high) {
+                // The topic was deleted and made anew, by somebody else.
+                shared.gone.store(true, Ordering::Release);
+            }
             native.seek(&source.topic, partition, Offset::Offset(low), Duration::from_secs(5)).map(|()| low)
         });
     match sought {

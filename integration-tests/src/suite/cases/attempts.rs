@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mq::{GroupName, GroupSettings, Page};
+use mq::{GroupSettings, Page};
 
 use crate::suite::context::{Context, body, drain, one, quiet, send, take};
 use crate::suite::manifest::Verdict;
@@ -11,7 +11,7 @@ const ALL: Page = Page { offset: 0, limit: 1000 };
 
 pub(crate) async fn exactly_max_attempts(context: Context) -> Result<Verdict> {
     let topic = context.topic();
-    let subscriber = context.client.subscriber(&topic, "g").max_attempts(4).open().await?;
+    let subscriber = context.subscriber(&topic, "g").max_attempts(4).open().await?;
     send(&context.publisher(&topic).await?, "m", 1).await?;
     for attempt in 1..=4 {
         let delivery = one(&subscriber).await?;
@@ -19,7 +19,7 @@ pub(crate) async fn exactly_max_attempts(context: Context) -> Result<Verdict> {
         delivery.retry_because(Duration::ZERO, format!("failure {attempt}")).await?;
     }
     quiet(&subscriber).await?;
-    let letters = context.admin().dead_letters(&topic, &GroupName::new("g")?, ALL).await?;
+    let letters = context.admin().dead_letters(&topic, &context.group("g"), ALL).await?;
     ensure!(letters.len() == 1, "{letters:?}");
     ensure!(letters[0].envelope.attempt == 4, "{letters:?}");
     ensure!(letters[0].envelope.error.as_deref() == Some("failure 4"), "{letters:?}");
@@ -72,7 +72,12 @@ pub(crate) async fn a_crash_counts_one(context: Context) -> Result<Verdict> {
     context.subscribe_as(&topic, "g", settings.clone()).await?.close(Duration::from_secs(10)).await?;
     send(&context.publisher(&topic).await?, "m", 10).await?;
     for _ in 0..2 {
-        context.harness.victim(Plan::hold(&topic, "g", settings.clone(), 10)).await?.kill().await?;
+        context
+            .harness
+            .victim(Plan::hold(&topic, &context.group("g"), settings.clone(), 10))
+            .await?
+            .kill()
+            .await?;
     }
     let subscriber = context.subscribe_as(&topic, "g", settings).await?;
     for delivery in take(&subscriber, 10).await? {
@@ -92,7 +97,7 @@ pub(crate) async fn a_killer_is_dead_lettered_alone(context: Context) -> Result<
     publisher.send(mq::Message::new("killer")).await?;
     send(&publisher, "b", 20).await?;
     for _ in 0..2 {
-        let mut plan = Plan::hold(&topic, "g", settings.clone(), 0);
+        let mut plan = Plan::hold(&topic, &context.group("g"), settings.clone(), 0);
         plan.prefetch = 50;
         plan.dies_of = Some("killer".into());
         context.harness.victim(plan).await?.wait().await?;
@@ -100,7 +105,7 @@ pub(crate) async fn a_killer_is_dead_lettered_alone(context: Context) -> Result<
     let subscriber = context.subscribe_as(&topic, "g", settings).await?;
     let letters = context
         .until(|| async {
-            let letters = context.admin().dead_letters(&topic, &GroupName::new("g")?, ALL).await?;
+            let letters = context.admin().dead_letters(&topic, &context.group("g"), ALL).await?;
             ensure!(!letters.is_empty(), "no dead letter yet");
             Ok(letters)
         })

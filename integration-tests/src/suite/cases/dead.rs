@@ -1,16 +1,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mq::{GroupName, Message, Page, Selection, TopicName};
+use mq::{Message, Page, Selection, TopicName};
 
 use crate::suite::context::{Context, drain, one, quiet, send, take};
 use crate::suite::manifest::Verdict;
 
 const ALL: Page = Page { offset: 0, limit: 1000 };
-
-fn group() -> GroupName {
-    GroupName::new("g").unwrap_or_else(|error| panic!("{error}"))
-}
 
 /// Sends `count` messages and dead-letters each with the reason `broken`.
 async fn kill_some(context: &Context, topic: &TopicName, count: usize) -> Result<Vec<String>> {
@@ -31,7 +27,7 @@ pub(crate) async fn envelope_is_whole(context: Context) -> Result<Verdict> {
     context.publisher(&topic).await?.send(sent.clone()).await?;
     one(&subscriber).await?.retry_because(Duration::ZERO, "first failure").await?;
     one(&subscriber).await?.dead_letter("hopeless").await?;
-    let letters = context.admin().dead_letters(&topic, &group(), ALL).await?;
+    let letters = context.admin().dead_letters(&topic, &context.group("g"), ALL).await?;
     ensure!(letters.len() == 1, "{letters:?}");
     let (message, envelope) = (&letters[0].message, &letters[0].envelope);
     ensure!(
@@ -54,9 +50,9 @@ pub(crate) async fn envelope_is_whole(context: Context) -> Result<Verdict> {
 pub(crate) async fn looking_changes_nothing(context: Context) -> Result<Verdict> {
     let topic = context.topic();
     kill_some(&context, &topic, 10).await?;
-    let first = context.admin().dead_letters(&topic, &group(), ALL).await?;
+    let first = context.admin().dead_letters(&topic, &context.group("g"), ALL).await?;
     for _ in 0..50 {
-        let again = context.admin().dead_letters(&topic, &group(), ALL).await?;
+        let again = context.admin().dead_letters(&topic, &context.group("g"), ALL).await?;
         let same = first.iter().zip(&again).all(|(a, b)| a.message == b.message && a.envelope == b.envelope);
         ensure!(same && first.len() == again.len(), "{first:?}\nbecame {again:?}");
     }
@@ -68,7 +64,8 @@ pub(crate) async fn paging(context: Context) -> Result<Verdict> {
     let mut sent = kill_some(&context, &topic, 25).await?;
     let mut listed = Vec::new();
     for offset in [0, 10, 20, 30] {
-        let page = context.admin().dead_letters(&topic, &group(), Page { offset, limit: 10 }).await?;
+        let page =
+            context.admin().dead_letters(&topic, &context.group("g"), Page { offset, limit: 10 }).await?;
         ensure!(page.len() == 25usize.saturating_sub(offset).min(10), "{} at {offset}", page.len());
         listed
             .extend(page.iter().map(|letter| String::from_utf8_lossy(&letter.message.payload).into_owned()));
@@ -82,18 +79,18 @@ pub(crate) async fn paging(context: Context) -> Result<Verdict> {
 pub(crate) async fn redrive_one(context: Context) -> Result<Verdict> {
     let topic = context.topic();
     kill_some(&context, &topic, 5).await?;
-    let letters = context.admin().dead_letters(&topic, &group(), ALL).await?;
+    let letters = context.admin().dead_letters(&topic, &context.group("g"), ALL).await?;
     let chosen = letters[2].message.clone();
     let which = Selection::Ids(vec![chosen.id.clone()]);
-    ensure!(context.admin().redrive(&topic, &group(), &which).await? == 1, "not one");
-    ensure!(context.admin().redrive(&topic, &group(), &which).await? == 0, "redriven twice");
+    ensure!(context.admin().redrive(&topic, &context.group("g"), &which).await? == 1, "not one");
+    ensure!(context.admin().redrive(&topic, &context.group("g"), &which).await? == 0, "redriven twice");
     let subscriber = context.subscribe(&topic, "g").await?;
     let back = one(&subscriber).await?;
     ensure!(back.message().id == chosen.id && back.payload() == &chosen.payload, "{back:?}");
     ensure!(back.attempt() == 1, "attempts do not start again: {back:?}");
     back.ack().await?;
     quiet(&subscriber).await?;
-    let left = context.admin().dead_letters(&topic, &group(), ALL).await?;
+    let left = context.admin().dead_letters(&topic, &context.group("g"), ALL).await?;
     ensure!(left.len() == 4 && left.iter().all(|letter| letter.message.id != chosen.id), "{left:?}");
     Ok(Verdict::Pass)
 }
@@ -103,11 +100,14 @@ pub(crate) async fn redrive_all_to_that_group_alone(context: Context) -> Result<
     let other = context.subscribe(&topic, "other").await?;
     let sent = kill_some(&context, &topic, 30).await?;
     ensure!(drain(&other, 30).await? == sent, "the other group missed something");
-    ensure!(context.admin().redrive(&topic, &group(), &Selection::All).await? == 30, "not all");
+    ensure!(context.admin().redrive(&topic, &context.group("g"), &Selection::All).await? == 30, "not all");
     let subscriber = context.subscribe(&topic, "g").await?;
     ensure!(drain(&subscriber, 30).await? == sent, "not all came back");
     quiet(&other).await?;
-    ensure!(context.admin().dead_letters(&topic, &group(), ALL).await?.is_empty(), "letters are left");
+    ensure!(
+        context.admin().dead_letters(&topic, &context.group("g"), ALL).await?.is_empty(),
+        "letters are left"
+    );
     Ok(Verdict::Pass)
 }
 
@@ -115,14 +115,17 @@ pub(crate) async fn redriven_and_dead_again(context: Context) -> Result<Verdict>
     let topic = context.topic();
     kill_some(&context, &topic, 3).await?;
     for round in 0..3 {
-        ensure!(context.admin().redrive(&topic, &group(), &Selection::All).await? == 3, "round {round}");
+        ensure!(
+            context.admin().redrive(&topic, &context.group("g"), &Selection::All).await? == 3,
+            "round {round}"
+        );
         let subscriber = context.subscribe(&topic, "g").await?;
         for delivery in take(&subscriber, 3).await? {
             delivery.dead_letter("again").await?;
         }
         subscriber.close(Duration::from_secs(10)).await?;
     }
-    let letters = context.admin().dead_letters(&topic, &group(), ALL).await?;
+    let letters = context.admin().dead_letters(&topic, &context.group("g"), ALL).await?;
     ensure!(letters.len() == 3, "{letters:?}");
     Ok(Verdict::Pass)
 }
@@ -130,12 +133,18 @@ pub(crate) async fn redriven_and_dead_again(context: Context) -> Result<Verdict>
 pub(crate) async fn purge(context: Context) -> Result<Verdict> {
     let topic = context.topic();
     kill_some(&context, &topic, 6).await?;
-    let letters = context.admin().dead_letters(&topic, &group(), ALL).await?;
+    let letters = context.admin().dead_letters(&topic, &context.group("g"), ALL).await?;
     let two = Selection::Ids(letters[..2].iter().map(|letter| letter.message.id.clone()).collect());
-    ensure!(context.admin().purge(&topic, &group(), &two).await? == 2, "not two");
-    ensure!(context.admin().dead_letters(&topic, &group(), ALL).await?.len() == 4, "not four left");
-    ensure!(context.admin().purge(&topic, &group(), &Selection::All).await? == 4, "not four");
-    ensure!(context.admin().dead_letters(&topic, &group(), ALL).await?.is_empty(), "letters are left");
+    ensure!(context.admin().purge(&topic, &context.group("g"), &two).await? == 2, "not two");
+    ensure!(
+        context.admin().dead_letters(&topic, &context.group("g"), ALL).await?.len() == 4,
+        "not four left"
+    );
+    ensure!(context.admin().purge(&topic, &context.group("g"), &Selection::All).await? == 4, "not four");
+    ensure!(
+        context.admin().dead_letters(&topic, &context.group("g"), ALL).await?.is_empty(),
+        "letters are left"
+    );
     quiet(&context.subscribe(&topic, "g").await?).await?;
     Ok(Verdict::Pass)
 }
@@ -145,7 +154,7 @@ pub(crate) async fn isolated(context: Context) -> Result<Verdict> {
     let other = context.subscribe(&topic, "other").await?;
     kill_some(&context, &topic, 4).await?;
     drain(&other, 4).await?;
-    let name = GroupName::new("other")?;
+    let name = context.group("other");
     ensure!(context.admin().dead_letters(&topic, &name, ALL).await?.is_empty(), "another group's letters");
     ensure!(context.stats(&topic, "other").await?.dead == Some(0), "another group's count");
     Ok(Verdict::Pass)

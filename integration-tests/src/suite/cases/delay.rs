@@ -1,7 +1,7 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
-use mq::{GroupName, GroupSettings, Message, Timestamp};
+use mq::{GroupSettings, Message, Timestamp};
 
 use crate::suite::context::{Context, body, drain, one, send_with, take};
 use crate::suite::manifest::Verdict;
@@ -58,7 +58,7 @@ pub(crate) async fn long_blocks_no_short(context: Context) -> Result<Verdict> {
 pub(crate) async fn survives_its_publisher(context: Context) -> Result<Verdict> {
     let topic = context.topic();
     context.admin().ensure_topic(&topic, &mq::TopicSpec::default()).await?;
-    context.admin().ensure_group(&topic, &GroupName::new("g")?, &GroupSettings::default()).await?;
+    context.admin().ensure_group(&topic, &context.group("g"), &GroupSettings::default()).await?;
     let client = context.harness.client().await?;
     let due = now().plus(Duration::from_millis(2500));
     client.publisher(&topic).await?.send(Message::new("m").deliver_at(due)).await?;
@@ -77,7 +77,7 @@ pub(crate) async fn retry_survives_its_consumer(context: Context) -> Result<Verd
     let due = now().plus(Duration::from_millis(2000));
     one(&first).await?.retry(Duration::from_millis(2000)).await?;
     first.close(Duration::from_secs(10)).await?;
-    let second = context.harness.client().await?.subscriber(&topic, "g").open().await?;
+    let second = context.harness.client().await?.subscriber(&topic, context.group("g")).open().await?;
     let delivery = one(&second).await?;
     ensure!(now().as_millis() + EARLY >= due.as_millis(), "early");
     ensure!(delivery.attempt() == 2, "{delivery:?}");

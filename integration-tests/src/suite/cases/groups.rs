@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mq::{Capability, ErrorKind, GroupName, GroupSettings, Message, Policy, Start, TopicSpec};
+use mq::{Capability, ErrorKind, GroupSettings, Message, Policy, Start, TopicSpec};
 
 use crate::suite::context::{Context, body, drain, expect_kind, one, quiet, send, take};
 use crate::suite::manifest::Verdict;
@@ -36,15 +36,8 @@ pub(crate) async fn one_group_shares(context: Context) -> Result<Verdict> {
     let topic = context.topic();
     let settings = GroupSettings::default();
     let spec = TopicSpec::default().partitions(4);
-    let open = || {
-        context
-            .client
-            .subscriber(&topic, "g")
-            .settings(settings.clone())
-            .spec(spec.clone())
-            .prefetch(5)
-            .open()
-    };
+    let open =
+        || context.subscriber(&topic, "g").settings(settings.clone()).spec(spec.clone()).prefetch(5).open();
     let members = [open().await?, open().await?];
     let publisher = context.publisher(&topic).await?;
     // Until both have work: a member that has just joined may not have its share yet.
@@ -80,7 +73,7 @@ pub(crate) async fn many_consumers(context: Context) -> Result<Verdict> {
     let spec = TopicSpec::default().partitions(4);
     let mut members = Vec::new();
     for _ in 0..12 {
-        members.push(context.client.subscriber(&topic, "g").spec(spec.clone()).prefetch(20).open().await?);
+        members.push(context.subscriber(&topic, "g").spec(spec.clone()).prefetch(20).open().await?);
     }
     let sent = send(&context.publisher(&topic).await?, "m", 2000).await?;
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
@@ -109,7 +102,7 @@ pub(crate) async fn declared_group_keeps_messages(context: Context) -> Result<Ve
     let topic = context.topic();
     let publisher = context.publisher(&topic).await?;
     send(&publisher, "before", 5).await?;
-    context.admin().ensure_group(&topic, &GroupName::new("g")?, &GroupSettings::default()).await?;
+    context.admin().ensure_group(&topic, &context.group("g"), &GroupSettings::default()).await?;
     let sent = send(&publisher, "after", 20).await?;
     let subscriber = context.subscribe(&topic, "g").await?;
     ensure!(drain(&subscriber, 20).await? == sent, "not exactly what was sent after the group was declared");
@@ -120,10 +113,10 @@ pub(crate) async fn declared_group_keeps_messages(context: Context) -> Result<Ve
 pub(crate) async fn start_earliest(context: Context) -> Result<Verdict> {
     let topic = context.topic();
     let spec = TopicSpec::default().retention(Duration::from_secs(3600));
-    let open = || context.client.subscriber(&topic, "late").spec(spec.clone()).start(Start::Earliest).open();
+    let open = || context.subscriber(&topic, "late").spec(spec.clone()).start(Start::Earliest).open();
     if !context.has(Capability::StartEarliest) {
         context.publisher(&topic).await?;
-        let plain = context.client.subscriber(&topic, "late").start(Start::Earliest).open().await;
+        let plain = context.subscriber(&topic, "late").start(Start::Earliest).open().await;
         expect_kind(plain.map(drop), ErrorKind::Unsupported)?;
         return Ok(Verdict::Unsupported);
     }
@@ -139,7 +132,7 @@ pub(crate) async fn start_at_a_time(context: Context) -> Result<Verdict> {
     if !context.has(Capability::StartTime) {
         context.publisher(&topic).await?;
         let at = Start::At(mq::Timestamp::from_millis(1));
-        let plain = context.client.subscriber(&topic, "late").start(at).open().await;
+        let plain = context.subscriber(&topic, "late").start(at).open().await;
         expect_kind(plain.map(drop), ErrorKind::Unsupported)?;
         return Ok(Verdict::Unsupported);
     }
@@ -149,7 +142,7 @@ pub(crate) async fn start_at_a_time(context: Context) -> Result<Verdict> {
     let at = mq::Timestamp::from(std::time::SystemTime::now());
     tokio::time::sleep(Duration::from_millis(50)).await;
     let sent = send(&publisher, "new", 10).await?;
-    let subscriber = context.client.subscriber(&topic, "late").spec(spec).start(Start::At(at)).open().await?;
+    let subscriber = context.subscriber(&topic, "late").spec(spec).start(Start::At(at)).open().await?;
     ensure!(drain(&subscriber, 10).await? == sent, "not exactly what was sent from that time on");
     quiet(&subscriber).await?;
     Ok(Verdict::Pass)
@@ -184,17 +177,14 @@ pub(crate) async fn broadcast(context: Context) -> Result<Verdict> {
 
 pub(crate) async fn settings_must_agree(context: Context) -> Result<Verdict> {
     let topic = context.topic();
-    let member =
-        context.client.subscriber(&topic, "g").max_attempts(3).lease(Duration::from_secs(7)).open().await?;
-    let other =
-        context.client.subscriber(&topic, "g").max_attempts(4).lease(Duration::from_secs(7)).open().await;
+    let member = context.subscriber(&topic, "g").max_attempts(3).lease(Duration::from_secs(7)).open().await?;
+    let other = context.subscriber(&topic, "g").max_attempts(4).lease(Duration::from_secs(7)).open().await;
     let error = expect_kind(other.map(drop), ErrorKind::Mismatch)?;
     ensure!(error.to_string().contains("max_attempts is 3, not 4"), "{error}");
-    let other =
-        context.client.subscriber(&topic, "g").max_attempts(3).lease(Duration::from_secs(8)).open().await;
+    let other = context.subscriber(&topic, "g").max_attempts(3).lease(Duration::from_secs(8)).open().await;
     expect_kind(other.map(drop), ErrorKind::Mismatch)?;
     drop(member);
-    let settings = context.admin().group_settings(&topic, &GroupName::new("g")?).await?;
+    let settings = context.admin().group_settings(&topic, &context.group("g")).await?;
     ensure!(settings.max_attempts == 3 && settings.lease == Duration::from_secs(7), "{settings:?}");
     Ok(Verdict::Pass)
 }
@@ -202,7 +192,7 @@ pub(crate) async fn settings_must_agree(context: Context) -> Result<Verdict> {
 pub(crate) async fn missing_group_by_policy(context: Context) -> Result<Verdict> {
     let topic = context.topic();
     context.publisher(&topic).await?;
-    let verify = || context.client.subscriber(&topic, "g").policy(Policy::Verify).open();
+    let verify = || context.subscriber(&topic, "g").policy(Policy::Verify).open();
     expect_kind(verify().await.map(drop), ErrorKind::NotFound)?;
     drop(context.subscribe(&topic, "g").await?);
     verify().await?;
@@ -211,7 +201,7 @@ pub(crate) async fn missing_group_by_policy(context: Context) -> Result<Verdict>
 
 pub(crate) async fn many_topics_one_consumer(context: Context) -> Result<Verdict> {
     let (a, b) = (context.topic(), context.topic());
-    let subscriber = context.client.subscriber(&a, "g").and_topic(&b).open().await?;
+    let subscriber = context.subscriber(&a, "g").and_topic(&b).open().await?;
     send(&context.publisher(&a).await?, "a", 20).await?;
     send(&context.publisher(&b).await?, "b", 20).await?;
     let mut seen = BTreeSet::new();

@@ -1,14 +1,14 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mq::{Capability, ErrorKind, GroupName, Message, Start, TopicSpec};
+use mq::{Capability, ErrorKind, Message, Start, TopicSpec};
 
 use crate::suite::context::{Context, expect_kind, send, take};
 use crate::suite::manifest::Verdict;
 
 pub(crate) async fn counts(context: Context) -> Result<Verdict> {
     let topic = context.topic();
-    let subscriber = context.client.subscriber(&topic, "g").prefetch(4).open().await?;
+    let subscriber = context.subscriber(&topic, "g").prefetch(4).open().await?;
     send(&context.publisher(&topic).await?, "m", 10).await?;
     let mut held = take(&subscriber, 4).await?;
     for delivery in held.drain(..2) {
@@ -108,7 +108,7 @@ pub(crate) async fn topics_are_listed(context: Context) -> Result<Verdict> {
 
 pub(crate) async fn delete_group(context: Context) -> Result<Verdict> {
     let topic = context.topic();
-    let group = GroupName::new("g")?;
+    let group = context.group("g");
     let subscriber = context.subscribe(&topic, "g").await?;
     send(&context.publisher(&topic).await?, "m", 3).await?;
     subscriber.close(Duration::from_secs(10)).await?;
@@ -116,7 +116,7 @@ pub(crate) async fn delete_group(context: Context) -> Result<Verdict> {
     expect_kind(context.admin().stats(&topic, &group).await, ErrorKind::NotFound)?;
     expect_kind(context.admin().delete_group(&topic, &group).await, ErrorKind::NotFound)?;
     // Declared anew, with other settings, it begins anew.
-    let again = context.client.subscriber(&topic, "g").max_attempts(9).open().await?;
+    let again = context.subscriber(&topic, "g").max_attempts(9).open().await?;
     crate::suite::context::quiet(&again).await?;
     Ok(Verdict::Pass)
 }

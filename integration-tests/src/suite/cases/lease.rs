@@ -95,7 +95,10 @@ pub(crate) async fn a_dead_process_gives_back(context: Context) -> Result<Verdic
     let subscriber = context.subscribe(&topic, "g").await?;
     subscriber.close(Duration::from_secs(10)).await?;
     let sent = send(&context.publisher(&topic).await?, "m", 100).await?;
-    let victim = context.harness.victim(Plan::hold(&topic, "g", GroupSettings::default(), 100)).await?;
+    let victim = context
+        .harness
+        .victim(Plan::hold(&topic, &context.group("g"), GroupSettings::default(), 100))
+        .await?;
     let subscriber = context.subscribe(&topic, "g").await?;
     quiet(&subscriber).await?;
     victim.kill().await?;

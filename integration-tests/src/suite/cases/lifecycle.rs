@@ -58,7 +58,7 @@ pub(crate) async fn close_drains(context: Context) -> Result<Verdict> {
 
 pub(crate) async fn close_gives_back_the_rest(context: Context) -> Result<Verdict> {
     let topic = context.topic();
-    let subscriber = context.client.subscriber(&topic, "g").prefetch(20).open().await?;
+    let subscriber = context.subscriber(&topic, "g").prefetch(20).open().await?;
     let sent = send(&context.publisher(&topic).await?, "m", 60).await?;
     let held = take(&subscriber, 10).await?;
     let report = subscriber.close(Duration::from_millis(100)).await?;
@@ -68,6 +68,25 @@ pub(crate) async fn close_gives_back_the_rest(context: Context) -> Result<Verdic
     ensure!(drain(&again, 60).await? == sent, "lost or doubled");
     ensure!(begun.elapsed() < Duration::from_secs(8), "not at once: {:?}", begun.elapsed());
     drop(held);
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn close_makes_room_at_once(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let publisher = context.publisher(&topic).await?;
+    // From the middle of joining to well after it.
+    for age in [0, 2, 5, 10, 20, 50, 100, 400] {
+        let first = context.subscribe(&topic, "g").await?;
+        tokio::time::sleep(Duration::from_millis(age)).await;
+        first.close(Duration::from_secs(10)).await?;
+        let begun = Instant::now();
+        let next = context.subscribe(&topic, "g").await?;
+        publisher.send(Message::new("m")).await?;
+        one(&next).await?.ack().await?;
+        let took = begun.elapsed();
+        ensure!(took < Duration::from_secs(3), "after a close at the age of {age} ms it took {took:?}");
+        next.close(Duration::from_secs(10)).await?;
+    }
     Ok(Verdict::Pass)
 }
 
@@ -115,7 +134,7 @@ pub(crate) async fn reopen_many_times(context: Context) -> Result<Verdict> {
     let sent = send(&context.publisher(&topic).await?, "m", 30).await?;
     let mut seen = Vec::new();
     for _ in 0..10 {
-        let subscriber = context.client.subscriber(&topic, "g").prefetch(7).open().await?;
+        let subscriber = context.subscriber(&topic, "g").prefetch(7).open().await?;
         for delivery in take(&subscriber, 3).await? {
             seen.push(body(&delivery));
             delivery.ack().await?;

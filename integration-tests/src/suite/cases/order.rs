@@ -47,7 +47,7 @@ fn settings() -> GroupSettings {
 
 async fn open(context: &Context, topic: &TopicName) -> Result<Subscriber> {
     let spec = TopicSpec::default().partitions(8);
-    Ok(context.client.subscriber(topic, "g").settings(settings()).spec(spec).prefetch(40).open().await?)
+    Ok(context.subscriber(topic, "g").settings(settings()).spec(spec).prefetch(40).open().await?)
 }
 
 fn work(subscriber: Subscriber, ledger: Arc<Mutex<Ledger>>) {
@@ -155,7 +155,7 @@ pub(crate) async fn survives_a_crash(context: Context) -> Result<Verdict> {
     open(&context, &topic).await?.close(Duration::from_secs(10)).await?;
     let publisher = context.publisher(&topic).await?;
     send_with(&publisher, "m", 400, |number, message| message.key((number % KEYS).to_string())).await?;
-    let mut plan = Plan::hold(&topic, "g", settings(), 3);
+    let mut plan = Plan::hold(&topic, &context.group("g"), settings(), 3);
     plan.prefetch = 100;
     plan.ack = vec![0, 1];
     context.harness.victim(plan).await?.kill().await?;

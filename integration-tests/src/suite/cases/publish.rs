@@ -205,7 +205,7 @@ pub(crate) async fn dropped_send_loses_only_the_answer(context: Context) -> Resu
 
 pub(crate) async fn one_task_keeps_order(context: Context) -> Result<Verdict> {
     let topic = context.topic();
-    let subscriber = context.client.subscriber(&topic, "g").ordered().open().await?;
+    let subscriber = context.subscriber(&topic, "g").ordered().open().await?;
     let publisher = context.publisher(&topic).await?;
     let mut sends = Vec::new();
     for number in 0..1000 {

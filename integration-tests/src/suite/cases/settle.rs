@@ -67,7 +67,7 @@ pub(crate) async fn retry_after_a_delay(context: Context) -> Result<Verdict> {
 
 pub(crate) async fn defer_does_not_count(context: Context) -> Result<Verdict> {
     let topic = context.topic();
-    let subscriber = context.client.subscriber(&topic, "g").max_attempts(2).open().await?;
+    let subscriber = context.subscriber(&topic, "g").max_attempts(2).open().await?;
     send(&context.publisher(&topic).await?, "m", 1).await?;
     for _ in 0..5 {
         let delivery = one(&subscriber).await?;
@@ -109,7 +109,7 @@ pub(crate) async fn out_of_order_then_crash(context: Context) -> Result<Verdict>
     let settings = mq::GroupSettings::default();
     drop(context.subscribe(&topic, "g").await?);
     let sent = send(&context.publisher(&topic).await?, "m", 100).await?;
-    let mut plan = Plan::hold(&topic, "g", settings, 100);
+    let mut plan = Plan::hold(&topic, &context.group("g"), settings, 100);
     plan.ack = (0..100).filter(|place| place % 3 != 0).rev().collect();
     context.harness.victim(plan).await?.kill().await?;
     let subscriber = context.subscribe(&topic, "g").await?;
@@ -129,7 +129,7 @@ pub(crate) async fn one_held_many_acked_then_crash(context: Context) -> Result<V
     let topic = context.topic();
     drop(context.subscribe(&topic, "g").await?);
     send(&context.publisher(&topic).await?, "m", 2000).await?;
-    let mut plan = Plan::hold(&topic, "g", mq::GroupSettings::default(), 2000);
+    let mut plan = Plan::hold(&topic, &context.group("g"), mq::GroupSettings::default(), 2000);
     plan.ack = (1..2000).collect();
     context.harness.victim(plan).await?.kill().await?;
     let subscriber = context.subscribe(&topic, "g").await?;
