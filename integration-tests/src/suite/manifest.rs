@@ -21,6 +21,8 @@ pub enum Verdict {
 /// Whether a row only uses a broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// It measures how late something comes: it runs first, alone.
+    Times,
     /// It runs beside others.
     Uses,
     /// It kills processes, whose share of what clients do together is nobody's until their sessions
@@ -128,11 +130,11 @@ pub fn manifest() -> Vec<Case> {
         Uses 8 "dead.purge" dead::purge: "chosen letters and all letters can be removed";
         Uses 7 "dead.isolated" dead::isolated: "one group's dead letters are invisible to another";
 
-        Uses 5 "delay.never_early_never_late" delay::never_early_never_late: "mixed delays up to 3.5 s: none early, none a second late";
-        Uses 5 "delay.long_blocks_no_short" delay::long_blocks_no_short: "an hour and a minute in front do not hold up 300 ms";
+        Times 5 "delay.never_early_never_late" delay::never_early_never_late: "mixed delays up to 3.5 s: none early, none a second late";
+        Times 5 "delay.long_blocks_no_short" delay::long_blocks_no_short: "an hour and a minute in front do not hold up 300 ms";
         Uses 5 "delay.survives_its_publisher" delay::survives_its_publisher: "a delayed message comes though its publisher closed";
         Uses 5 "delay.retry_survives_its_consumer" delay::retry_survives_its_consumer: "a delayed retry comes to another process, counted";
-        Uses 5 "delay.many_due_at_once" delay::many_due_at_once: "3,000 due in one instant all come, none early";
+        Times 5 "delay.many_due_at_once" delay::many_due_at_once: "3,000 due in one instant all come, none early";
         Uses 5 "delay.every_group_gets_it" delay::every_group_gets_it: "a delayed message comes whole to every group";
         Uses 5 "delay.longer_than_the_lease" delay::longer_than_the_lease: "a retry delay of five leases is one attempt";
         Uses 5 "delay.defer_waits" delay::defer_waits: "a deferred message comes after its time, uncounted";

@@ -49,8 +49,8 @@ pub struct Row {
     pub error: Option<String>,
 }
 
-/// Runs the rows that the options select: those that only use a broker
-/// side by side, then those that kill processes, then those that hurt the broker.
+/// Runs the rows that the options select: those that measure times one by one, those that only use
+/// a broker side by side, then those that kill processes, then those that hurt the broker.
 pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let mut jobs = Vec::new();
@@ -62,21 +62,16 @@ pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> 
             }
         }
     }
-    let (hurting, others): (Vec<_>, Vec<_>) =
-        jobs.into_iter().partition(|(case, _)| case.kind == Kind::Hurts);
-    let (killing, ordinary): (Vec<_>, Vec<_>) =
-        others.into_iter().partition(|(case, _)| case.kind == Kind::Kills);
+    let of_kind = |kind: Kind| jobs.iter().filter(move |(case, _)| case.kind == kind).cloned();
     let mut rows: Vec<Row> = Vec::new();
-    for phase in [ordinary, killing] {
-        let side_by_side = stream::iter(phase)
-            .map(|(case, harness)| row(case, harness, seed))
-            .buffer_unordered(SIDE_BY_SIDE);
-        rows.extend(side_by_side.collect::<Vec<_>>().await);
+    for (kind, at_once) in [(Kind::Times, 1), (Kind::Uses, SIDE_BY_SIDE), (Kind::Kills, SIDE_BY_SIDE)] {
+        let phase = stream::iter(of_kind(kind)).map(|(case, harness)| row(case, harness, seed));
+        rows.extend(phase.buffer_unordered(at_once).collect::<Vec<_>>().await);
     }
     let hurting: Vec<_> = harnesses
         .iter()
         .map(|harness| {
-            let of_this = hurting.iter().filter(|(_, other)| other.name() == harness.name()).cloned();
+            let of_this = of_kind(Kind::Hurts).filter(|(_, other)| other.name() == harness.name());
             stream::iter(of_this.collect::<Vec<_>>())
                 .then(move |(case, harness)| row(case, harness, seed))
                 .boxed()
