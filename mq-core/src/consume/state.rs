@@ -42,6 +42,14 @@ struct Hand {
     serial: u64,
     /// `None` once it is settling.
     deadline: Option<Instant>,
+    turn: Turn,
+}
+
+/// Whether a hand-out has the turn of its key; what never queued for it must not end another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Taken,
+    Without,
 }
 
 /// A settlement on its way, beside the driver's copy of it.
@@ -173,7 +181,7 @@ impl State {
                 }
                 Admission::Alone => self.alone.push_back(incoming),
                 Admission::Dead => {
-                    let slot = self.hand(incoming, None).slot;
+                    let slot = self.hand(incoming, None, Turn::Without).slot;
                     let action = Action::Dead { reason: policy::MAX_ATTEMPTS.into(), error: None };
                     self.enqueue(slot, action, Reply::Nobody, 0, now);
                 }
@@ -219,16 +227,17 @@ impl State {
         let solo = self.solo == Solo::Started;
         let incoming = if solo { self.alone.pop_front() } else { self.ready.pop_front() }?;
         let lease = self.settings[incoming.subscription].lease;
-        let key = self.hand(incoming.clone(), Some(now + lease));
+        let turn = if solo { Turn::Without } else { Turn::Taken };
+        let key = self.hand(incoming.clone(), Some(now + lease), turn);
         if solo {
             self.solo = Solo::Running(key.slot);
         }
         Some((incoming, key))
     }
 
-    fn hand(&mut self, incoming: Arc<Incoming>, deadline: Option<Instant>) -> HandKey {
+    fn hand(&mut self, incoming: Arc<Incoming>, deadline: Option<Instant>, turn: Turn) -> HandKey {
         self.serial += 1;
-        let slot = self.hands.insert(Hand { incoming, serial: self.serial, deadline });
+        let slot = self.hands.insert(Hand { incoming, serial: self.serial, deadline, turn });
         HandKey { slot, serial: self.serial }
     }
 
@@ -319,7 +328,7 @@ impl State {
     pub(crate) fn complete(&mut self, slot: usize) {
         let Some(hand) = self.hands.try_remove(slot) else { return };
         self.forget(&hand.incoming);
-        if self.settings[hand.incoming.subscription].ordered {
+        if hand.turn == Turn::Taken && self.settings[hand.incoming.subscription].ordered {
             self.ready.extend(self.gate.leave(&hand.incoming));
         }
         if self.solo == Solo::Running(slot) {
@@ -543,6 +552,28 @@ pub(crate) mod tests {
         let Outcome::Relocate(relocation) = &batch.settlements[0].outcome else { panic!("not relocated") };
         assert_eq!(relocation.envelope.attempt, 2);
         assert!(relocation.envelope.death.is_some());
+    }
+
+    #[tokio::test]
+    async fn what_runs_alone_or_dies_leaves_the_turn_of_its_key_to_others() {
+        let mut state = state();
+        state.settings[0].ordered = true;
+        let now = Instant::now();
+        let keyed = |mut incoming: Incoming| {
+            incoming.message.key = Some("k".into());
+            incoming
+        };
+        let suspects = [suspect(1, 2, false), suspect(2, 3, true)];
+        let others = [incoming(3, None), incoming(4, None)];
+        state.admit(suspects.into_iter().chain(others).map(keyed).collect(), NOW);
+        assert_eq!(finish(&mut state), 1, "one is dead");
+        let token = state.next_solo().unwrap();
+        state.solo_started(token, &Ok(()));
+        let (_, key) = state.take(now).unwrap();
+        state.settle(key, Action::Ack, Reply::Nobody, NOW);
+        assert_eq!(finish(&mut state), 1);
+        assert_eq!(state.take(now).unwrap().0.token.high, 3);
+        assert!(state.take(now).is_none(), "4 waits behind 3");
     }
 
     #[tokio::test]
