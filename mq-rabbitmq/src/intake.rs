@@ -1,5 +1,6 @@
 //! Deliveries as they arrive on the queues of a session.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,11 +14,14 @@ use tokio::time::Instant;
 
 use crate::codec::{Received, decode};
 use crate::names;
+use crate::returns::{Mark, Returns};
 use crate::settle::{Entry, Lone, Session};
 use crate::topology::Topology;
 
 /// How long a member that leaves waits for what the broker is still sending.
 const QUIET: Duration = Duration::from_millis(500);
+/// After how many looks a queue that sends nothing is taken for another member's.
+const IDLE: u32 = 3;
 
 /// The queues of the current session, and what was received and not handed on.
 #[derive(Default)]
@@ -27,6 +31,10 @@ pub(crate) struct Intake {
     /// Where the next turn begins.
     turn: usize,
     ready: Vec<Incoming>,
+    /// Those among the ready that an ordered group's queue took back from somebody, and how often.
+    returned: Vec<(usize, u32)>,
+    /// The orderly returns to each queue, as far as they are known.
+    known: Vec<Returns>,
     /// Suspects among the ready whose record is to be looked up: index and the record's name.
     unchecked: Vec<(usize, String)>,
 }
@@ -35,7 +43,7 @@ pub(crate) struct Intake {
 #[derive(Debug)]
 pub(crate) enum Polled {
     /// Some are ready.
-    Arrived { suspects: u64 },
+    Arrived,
     /// The session is over.
     Ended(String),
 }
@@ -43,6 +51,7 @@ pub(crate) enum Polled {
 impl Intake {
     /// Starts a session; stream `n` is that of lane `n`.
     pub(crate) fn begin(&mut self, session: Arc<Session>, streams: Vec<lapin::Consumer>) {
+        self.known = vec![Returns::default(); streams.len()];
         self.session = Some(session);
         self.streams = streams;
         self.turn = 0;
@@ -67,6 +76,7 @@ impl Intake {
     pub(crate) fn forget_ready(&mut self) {
         self.ready.clear();
         self.unchecked.clear();
+        self.returned.clear();
     }
 
     pub(crate) fn take_ready(&mut self) -> Vec<Incoming> {
@@ -93,22 +103,19 @@ impl Intake {
     /// Takes what is there from each queue in turn, up to the budget.
     pub(crate) fn poll(&mut self, budget: Budget, context: &mut Context<'_>) -> Poll<Polled> {
         let Some(session) = self.session.clone() else { return Poll::Ready(Polled::Ended(String::new())) };
-        let (mut bytes, mut suspects) = (0, 0);
+        let mut bytes = 0;
         let lanes = self.streams.len();
         for step in 0..lanes {
             let lane = (self.turn + step) % lanes;
             loop {
                 if !self.ready.is_empty() && (self.ready.len() >= budget.messages || bytes >= budget.bytes) {
                     self.turn = lane;
-                    return Poll::Ready(Polled::Arrived { suspects });
+                    return Poll::Ready(Polled::Arrived);
                 }
                 match Pin::new(&mut self.streams[lane]).poll_next(context) {
                     Poll::Pending => break,
                     Poll::Ready(Some(Ok(delivery))) => {
-                        let incoming = self.receive(&session, lane, delivery);
-                        bytes += incoming.message.size();
-                        suspects += u64::from(incoming.suspect.is_some());
-                        self.ready.push(incoming);
+                        bytes += self.receive(&session, lane, delivery);
                     }
                     Poll::Ready(Some(Err(error))) => {
                         return Poll::Ready(Polled::Ended(crate::error::from_native(error).to_string()));
@@ -123,43 +130,99 @@ impl Intake {
             }
         }
         self.turn = (self.turn + 1) % lanes.max(1);
-        if self.ready.is_empty() { Poll::Pending } else { Poll::Ready(Polled::Arrived { suspects }) }
+        if self.ready.is_empty() { Poll::Pending } else { Poll::Ready(Polled::Arrived) }
     }
 
-    fn receive(&mut self, session: &Session, lane: usize, delivery: Delivery) -> Incoming {
+    /// Takes in a delivery; returns its size.
+    fn receive(&mut self, session: &Session, lane: usize, delivery: Delivery) -> usize {
         let (tag, mut redelivered) = (delivery.delivery_tag, delivery.redelivered);
         let Received { message, mut envelope, returned } = decode(delivery);
         let place = &session.lanes[lane];
         let lane = u32::try_from(lane).unwrap_or(u32::MAX);
         redelivered |= envelope.attempt > 1 || envelope.first_seen.is_some();
         envelope.target = None;
-        envelope.attempt = envelope.attempt.saturating_add(returned);
-        let suspect = (returned > 0).then_some(Suspect { started: false });
-        if suspect.is_some() && envelope.attempt >= place.max_attempts {
-            self.unchecked.push((self.ready.len(), names::started(&place.queue, &message.id)));
-        }
-        let entry = Entry { lane, message: message.clone(), envelope: envelope.clone(), lone: None };
+        let stored = place.ordered.then(|| (Mark::new(&message, &envelope), returned));
+        let entry = Entry { lane, message: message.clone(), envelope: envelope.clone(), lone: None, stored };
         session.held.lock().hold(tag, entry);
-        Incoming {
+        let size = message.size();
+        let index = self.ready.len();
+        self.ready.push(Incoming {
             token: Token { lane, epoch: session.epoch, high: tag, low: 0 },
             subscription: place.subscription,
             message,
             envelope,
             redelivered,
-            suspect,
+            suspect: None,
             position: None,
+        });
+        match (returned, place.ordered) {
+            (0, _) => {}
+            (_, true) => self.returned.push((index, returned)),
+            (_, false) => self.suspect(session, index, returned),
+        }
+        size
+    }
+
+    /// Notes that members died with a message.
+    fn suspect(&mut self, session: &Session, index: usize, deaths: u32) {
+        let incoming = &mut self.ready[index];
+        let place = &session.lanes[incoming.token.lane as usize];
+        incoming.envelope.attempt = incoming.envelope.attempt.saturating_add(deaths);
+        incoming.suspect = Some(Suspect { started: false });
+        if let Some(entry) = session.held.lock().get_mut(incoming.token.high) {
+            entry.envelope.attempt = incoming.envelope.attempt;
+        }
+        if incoming.envelope.attempt >= place.max_attempts {
+            self.unchecked.push((index, names::started(&place.queue, &incoming.message.id)));
         }
     }
 
-    /// Takes in what an unordered queue still sends: until the window is full or nothing is left.
-    /// What is under way when a consumer is cancelled can't be given back as it was.
-    async fn quiesce(&mut self, session: &Session, lane: usize, topology: &Topology) {
-        let deadline = Instant::now() + QUIET;
-        let held = |session: &Session| {
-            let held = session.held.lock();
-            held.iter().filter(|entry| entry.lane as usize == lane).count()
-        };
-        loop {
+    /// Returns the lanes to which more was returned than is known to be orderly, with their queues.
+    pub(crate) fn in_doubt(&self) -> Vec<(usize, Arc<str>)> {
+        let Some(session) = &self.session else { return Vec::new() };
+        let mut lanes = BTreeSet::new();
+        for (index, returned) in &self.returned {
+            let (lane, orderly) = self.orderly(session, *index, *returned);
+            if orderly < *returned {
+                lanes.insert(lane);
+            }
+        }
+        lanes.into_iter().map(|lane| (lane, session.lanes[lane].queue.clone())).collect()
+    }
+
+    fn orderly(&self, session: &Session, index: usize, returned: u32) -> (usize, u32) {
+        let token = self.ready[index].token;
+        let lane = token.lane as usize;
+        let stored = session.held.lock().get(token.high).and_then(|entry| entry.stored);
+        (lane, stored.map_or(0, |(mark, _)| self.known[lane].orderly(mark, returned)))
+    }
+
+    /// Adds to what is known of a lane.
+    pub(crate) fn learn(&mut self, lane: usize, returns: Returns) {
+        if let Some(known) = self.known.get_mut(lane) {
+            known.merge(returns);
+        }
+    }
+
+    pub(crate) fn known(&self, lane: usize) -> &Returns {
+        &self.known[lane]
+    }
+
+    /// Decides by what is known which of the returned were held by members that died.
+    pub(crate) fn judge(&mut self) {
+        let Some(session) = self.session.clone() else { return };
+        for (index, returned) in std::mem::take(&mut self.returned) {
+            let (_, orderly) = self.orderly(&session, index, returned);
+            if orderly < returned {
+                self.suspect(&session, index, returned - orderly);
+            }
+        }
+    }
+
+    /// Takes in what a queue still sends: until the window is full or nothing is left. What is under
+    /// way when a consumer is cancelled or its channel closed can't be given back as it was.
+    async fn quiesce(&mut self, session: &Session, lane: usize, deadline: Instant, topology: &Topology) {
+        for look in 1.. {
             let last = match topology.find_queue(&session.lanes[lane].queue).await {
                 Ok(Some(queue)) => queue.message_count() == 0,
                 _ => true,
@@ -170,22 +233,28 @@ impl Intake {
             while let Some(Some(Ok(delivery))) = self.streams[lane].next().now_or_never() {
                 self.receive(session, lane, delivery);
             }
-            if last || held(session) >= usize::from(session.prefetch) || Instant::now() > deadline {
+            let held = session.held.lock().iter().filter(|entry| entry.lane as usize == lane).count();
+            // An ordered queue that sends nothing has another active consumer.
+            let idle = session.lanes[lane].ordered && held == 0 && look >= IDLE;
+            let full = held >= usize::from(session.lanes[lane].window);
+            if last || full || idle || Instant::now() > deadline {
                 return;
             }
         }
     }
 
-    /// Stops the broker from sending more on unordered queues and takes in what it sent before.
-    /// An ordered queue goes to its next consumer when the channel closes, and not before: that
-    /// would be ahead of what is held here.
+    /// Takes in what the broker sent, and stops it from sending more on unordered queues. An
+    /// ordered queue goes to its next consumer when the channel closes, and not before: that would
+    /// be ahead of what is held here.
     pub(crate) async fn cancel(&mut self, session: &Session, topology: &Topology) {
         self.forget_ready();
+        let deadline = Instant::now() + QUIET;
         for lane in 0..self.streams.len() {
             if session.lanes[lane].ordered {
+                self.quiesce(session, lane, deadline, topology).await;
                 continue;
             }
-            self.quiesce(session, lane, topology).await;
+            self.quiesce(session, lane, Instant::now() + QUIET, topology).await;
             let tag = self.streams[lane].tag();
             let cancelled = session.channel.basic_cancel(tag, BasicCancelOptions::default());
             if topology.reply("cancelling a consumer", cancelled).await.is_err() {

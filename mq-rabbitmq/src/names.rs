@@ -48,6 +48,11 @@ pub(crate) fn started(queue: &str, id: &MessageId) -> String {
     format!("mq.started.{:032x}", hash.finish())
 }
 
+/// Returns the queue that keeps which returns to a queue were orderly.
+pub(crate) fn returns(queue: &str) -> String {
+    format!("{queue}{SEPARATOR}returns")
+}
+
 /// Where a delayed message goes when it is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target<'a> {

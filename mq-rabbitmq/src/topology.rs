@@ -28,8 +28,8 @@ const EPHEMERAL: Duration = Duration::from_secs(600);
 /// How long the broker lets a consumer keep a message; its own default is half an hour. Leases are
 /// ours, and may be renewed for long.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 3600);
-/// How long the record of a lone start is kept, if nobody asks for it.
-const STARTED: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a record of a lone start or of orderly returns is kept, if nobody asks for it.
+const RECORD: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The broker notes the log of a new quorum queue in a table that it writes out within a second;
 /// killed before that, it forgets messages that it confirmed. So new queues are left alone at first.
 const FRESH: Duration = Duration::from_secs(1);
@@ -400,16 +400,19 @@ impl Topology {
         }
         for name in &queues.names {
             self.delete_queue(name).await?;
+            if queues.ordered {
+                self.delete_queue(&names::returns(name)).await?;
+            }
         }
         self.delete_queue(&derived::dead(topic, group)).await?;
         self.delete_queue(&names::group_marker(topic, group)).await
     }
 
-    /// Records a lone start.
-    pub(crate) async fn record_start(&self, name: &str) -> Result<()> {
+    /// Makes a queue that is a record, or keeps one.
+    pub(crate) async fn declare_record(&self, name: &str) -> Result<()> {
         let channel = self.channel().await?;
         let mut arguments = FieldTable::default();
-        arguments.insert("x-expires".into(), millis(STARTED));
+        arguments.insert("x-expires".into(), millis(RECORD));
         let declared = self.declare_queue(&channel, name, arguments).await;
         self.leave(&channel).await;
         declared.map(|_| ())
