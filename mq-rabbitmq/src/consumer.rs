@@ -1,6 +1,6 @@
 //! A member of a group.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -286,18 +286,23 @@ impl RabbitConsumer {
     /// queues of an ordered group must keep their order, so there the broker itself takes it back,
     /// and a record says that it is no crash.
     async fn give_back(&self, session: &Session, intake: &mut Intake) -> Result<()> {
-        intake.cancel(session, &self.shared.topology).await;
+        intake.cancel(session, &self.shared.topology).await?;
+        let copied = self.copy_back(session).await;
+        let recorded = self.record_returns(session, intake).await;
+        for (_, entry) in session.held.lock().take_all() {
+            self.shared.copier.clear(entry.lone.filter(|lone| lone.mine));
+        }
+        copied.and(recorded)
+    }
+
+    async fn copy_back(&self, session: &Session) -> Result<()> {
         let now = Clock::now(&self.shared.context.clock);
         let mut sources = Vec::new();
         let mut copies = Vec::new();
-        let mut returned = BTreeMap::<_, Vec<_>>::new();
-        let entries = session.held.lock().take_all();
-        for (tag, Entry { lane, message, mut envelope, lone, stored }) in entries {
+        let unordered = |entry: &Entry| !session.lanes[entry.lane as usize].ordered;
+        let entries = session.held.lock().take_all_if(unordered);
+        for (tag, Entry { lane, message, mut envelope, lone, .. }) in entries {
             self.shared.copier.clear(lone.filter(|lone| lone.mine));
-            if let Some(stored) = stored {
-                returned.entry(lane as usize).or_default().push(stored);
-                continue;
-            }
             let lane = &session.lanes[lane as usize];
             envelope.first_seen = envelope.first_seen.or(Some(now));
             let (topic, group) = (lane.topic.clone(), self.options.group.clone());
@@ -307,20 +312,30 @@ impl RabbitConsumer {
         let verdicts = self.shared.copier.store(&copies).await;
         let confirmed = sources.into_iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
         session.ack(confirmed.map(|(tag, _)| tag).collect()).await?;
-        let records = returned.iter().map(|(lane, held)| {
-            let queue = &session.lanes[*lane].queue;
-            record::write(
-                &self.shared.topology,
-                &self.shared.copier.courier,
-                queue,
-                intake.known(*lane),
-                held,
-            )
-        });
-        let recorded = join_all(records).await;
-        match verdicts.into_iter().chain(recorded).find_map(Result::err) {
-            Some(error) => Err(error),
-            None => Ok(()),
+        verdicts.into_iter().find_map(Result::err).map_or(Ok(()), Err)
+    }
+
+    /// Records what the ordered queues are about to take back, until nothing more comes.
+    async fn record_returns(&self, session: &Session, intake: &mut Intake) -> Result<()> {
+        let (topology, courier) = (&self.shared.topology, &self.shared.copier.courier);
+        let mut halted = BTreeSet::new();
+        loop {
+            let held = intake.halt(session, &mut halted, topology).await?;
+            if held.is_empty() {
+                return Ok(());
+            }
+            let records = held.iter().map(|(lane, held)| {
+                record::write(topology, courier, &session.lanes[*lane].queue, intake.known(*lane), held)
+            });
+            join_all(records).await.into_iter().collect::<Result<()>>()?;
+        }
+    }
+}
+
+impl Drop for RabbitConsumer {
+    fn drop(&mut self) {
+        if let Some(keeper) = self.keeper.lock().take() {
+            keeper.abort();
         }
     }
 }

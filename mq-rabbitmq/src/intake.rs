@@ -8,26 +8,28 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, Stream, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::BasicCancelOptions;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use mq_core::Result;
 use mq_core::driver::{Budget, Incoming, Suspect, Token};
 use tokio::time::Instant;
 
 use crate::codec::{Received, decode};
 use crate::names;
 use crate::returns::{Mark, Returns};
-use crate::settle::{Entry, Lone, Session};
+use crate::settle::{Entry, Lone, Session, Stored};
 use crate::topology::Topology;
 
 /// How long a member that leaves waits for what the broker is still sending.
 const QUIET: Duration = Duration::from_millis(500);
-/// After how many looks a queue that sends nothing is taken for another member's.
-const IDLE: u32 = 3;
 
 /// The queues of the current session, and what was received and not handed on.
 #[derive(Default)]
 pub(crate) struct Intake {
     session: Option<Arc<Session>>,
     streams: Vec<lapin::Consumer>,
+    /// Consumers that only keep queues from sending.
+    halting: Vec<lapin::Consumer>,
     /// Where the next turn begins.
     turn: usize,
     ready: Vec<Incoming>,
@@ -70,6 +72,7 @@ impl Intake {
     pub(crate) fn end(&mut self) {
         self.session = None;
         self.streams.clear();
+        self.halting.clear();
         self.forget_ready();
     }
 
@@ -219,51 +222,85 @@ impl Intake {
         }
     }
 
-    /// Takes in what a queue still sends: until the window is full or nothing is left. What is under
-    /// way when a consumer is cancelled or its channel closed can't be given back as it was.
-    async fn quiesce(&mut self, session: &Session, lane: usize, deadline: Instant, topology: &Topology) {
-        for look in 1.. {
-            let last = match topology.find_queue(&session.lanes[lane].queue).await {
-                Ok(Some(queue)) => queue.message_count() == 0,
-                _ => true,
-            };
-            if topology.reply("settling", session.channel.tx_commit()).await.is_err() {
-                return;
-            }
-            while let Some(Some(Ok(delivery))) = self.streams[lane].next().now_or_never() {
-                self.receive(session, lane, delivery);
-            }
-            let held = session.held.lock().iter().filter(|entry| entry.lane as usize == lane).count();
-            // An ordered queue that sends nothing has another active consumer.
-            let idle = session.lanes[lane].ordered && held == 0 && look >= IDLE;
-            let full = held >= usize::from(session.lanes[lane].window);
-            if last || full || idle || Instant::now() > deadline {
-                return;
-            }
-        }
-    }
-
-    /// Takes in what the broker sent, and stops it from sending more on unordered queues. An
-    /// ordered queue goes to its next consumer when the channel closes, and not before: that would
-    /// be ahead of what is held here.
-    pub(crate) async fn cancel(&mut self, session: &Session, topology: &Topology) {
+    /// Takes in what the broker sent, and stops it from sending more on unordered queues.
+    pub(crate) async fn cancel(&mut self, session: &Session, topology: &Topology) -> Result<()> {
         self.forget_ready();
-        let deadline = Instant::now() + QUIET;
         for lane in 0..self.streams.len() {
             if session.lanes[lane].ordered {
-                self.quiesce(session, lane, deadline, topology).await;
                 continue;
             }
-            self.quiesce(session, lane, Instant::now() + QUIET, topology).await;
+            self.quiesce(session, lane, topology).await?;
             let tag = self.streams[lane].tag();
             let cancelled = session.channel.basic_cancel(tag, BasicCancelOptions::default());
-            if topology.reply("cancelling a consumer", cancelled).await.is_err() {
-                return;
-            }
+            topology.reply("cancelling a consumer", cancelled).await?;
             while let Some(Ok(delivery)) = self.streams[lane].next().await {
                 self.receive(session, lane, delivery);
             }
         }
         self.forget_ready();
+        Ok(())
+    }
+
+    /// Takes in what an unordered queue still sends: until the window is full or nothing is left.
+    /// What is under way when a consumer is cancelled can't be given back as it was.
+    async fn quiesce(&mut self, session: &Session, lane: usize, topology: &Topology) -> Result<()> {
+        let deadline = Instant::now() + QUIET;
+        loop {
+            let found = topology.find_queue(&session.lanes[lane].queue).await?;
+            let last = found.is_none_or(|queue| queue.message_count() == 0);
+            topology.reply("settling", session.channel.tx_commit()).await?;
+            self.drain(session, lane);
+            let held = session.held.lock().iter().filter(|entry| entry.lane as usize == lane).count();
+            if last || held >= usize::from(session.lanes[lane].window) || Instant::now() > deadline {
+                return Ok(());
+            }
+        }
+    }
+
+    fn drain(&mut self, session: &Session, lane: usize) {
+        while let Some(Some(Ok(delivery))) = self.streams[lane].next().now_or_never() {
+            self.receive(session, lane, delivery);
+        }
+    }
+
+    /// Takes in all that ordered queues have for this member, and stops those of which it holds
+    /// something; returns what it holds of each queue stopped now. An ordered queue goes to its next
+    /// consumer when the channel closes, and not before: that would be ahead of what is held here.
+    ///
+    /// To stop it, another consumer of the same channel asks for it with the highest priority: the
+    /// broker sends nothing more to the first, and nothing to the second while the first holds
+    /// something. A queue of which nothing is held may be another member's, which that would stall.
+    pub(crate) async fn halt(
+        &mut self,
+        session: &Session,
+        halted: &mut BTreeSet<usize>,
+        topology: &Topology,
+    ) -> Result<Vec<(usize, Vec<Stored>)>> {
+        topology.reply("settling", session.channel.tx_commit()).await?;
+        let mut now = BTreeSet::new();
+        for lane in (0..self.streams.len()).filter(|lane| session.lanes[*lane].ordered) {
+            self.drain(session, lane);
+            let holds = session.held.lock().iter().any(|entry| entry.lane as usize == lane);
+            if !holds || !halted.insert(lane) {
+                continue;
+            }
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-priority".into(), AMQPValue::LongInt(i32::MAX));
+            let consumed = session.channel.basic_consume(
+                (&*session.lanes[lane].queue).into(),
+                ShortString::default(),
+                BasicConsumeOptions::default(),
+                arguments,
+            );
+            self.halting.push(topology.reply("stopping a queue", consumed).await?);
+            now.insert(lane);
+        }
+        // What the queue sent before it stopped is ahead of this reply.
+        topology.reply("settling", session.channel.tx_commit()).await?;
+        now.iter().for_each(|lane| self.drain(session, *lane));
+        self.forget_ready();
+        let held = session.held.lock();
+        let of = |lane: usize| held.iter().filter(move |entry| entry.lane as usize == lane);
+        Ok(now.into_iter().map(|lane| (lane, of(lane).filter_map(|entry| entry.stored).collect())).collect())
     }
 }

@@ -10,7 +10,8 @@ use mq_core::{Message, Result};
 use crate::codec;
 use crate::names;
 use crate::publish::Publisher;
-use crate::returns::{Mark, Returns};
+use crate::returns::Returns;
+use crate::settle::Stored;
 use crate::topology::Topology;
 
 /// Reads the record of a queue.
@@ -31,7 +32,7 @@ pub(crate) async fn write(
     courier: &Publisher,
     queue: &str,
     known: &Returns,
-    held: &[(Mark, u32)],
+    held: &[Stored],
 ) -> Result<()> {
     let name = names::returns(queue);
     topology.declare_record(&name).await?;
@@ -47,7 +48,7 @@ async fn replace(
     courier: &Publisher,
     name: &str,
     known: &Returns,
-    held: &[(Mark, u32)],
+    held: &[Stored],
 ) -> Result<()> {
     let (mut old, last) = look(topology, channel, name).await?;
     old.merge(known.clone());

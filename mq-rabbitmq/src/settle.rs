@@ -30,9 +30,12 @@ pub(crate) struct Entry {
     pub(crate) message: Message,
     pub(crate) envelope: Envelope,
     pub(crate) lone: Option<Lone>,
-    /// In an ordered group: what it is there, and how often it came back, as the broker counts.
-    pub(crate) stored: Option<(Mark, u32)>,
+    /// Only in an ordered group.
+    pub(crate) stored: Option<Stored>,
 }
+
+/// A message as an ordered queue knows it, and how often it came back.
+pub(crate) type Stored = (Mark, u32);
 
 /// The record of a lone start.
 #[derive(Clone, Debug)]

@@ -418,34 +418,25 @@ impl Topology {
         declared.map(|_| ())
     }
 
-    /// Declares queues of the delay lanes, and waits if they are new.
+    /// Declares queues of the delay lanes, and waits if they are new: with a constant time to live,
+    /// after which the broker itself moves the message on, or the queue that all come out of.
     pub(crate) async fn declare_lanes(&self, lanes: &[(String, Option<Duration>)]) -> Result<()> {
         let Some((last, _)) = lanes.last() else { return Ok(()) };
         let fresh = self.find_queue(last).await?.is_none();
+        let channel = self.channel().await?;
+        let mut declared = Ok(());
         for (name, hold) in lanes {
-            self.declare_lane(name, *hold).await?;
+            declared = self.declare_queue(&channel, name, lane_arguments(*hold)).await.map(|_| ());
+            if declared.is_err() {
+                break;
+            }
         }
+        self.leave(&channel).await;
+        declared?;
         if fresh {
             tokio::time::sleep(FRESH).await;
         }
         Ok(())
-    }
-
-    /// Declares a queue of the delay lanes: with a constant time to live, after which the broker
-    /// itself moves the message on, or the queue that all come out of.
-    pub(crate) async fn declare_lane(&self, name: &str, hold: Option<Duration>) -> Result<()> {
-        let channel = self.channel().await?;
-        let mut arguments = queue_arguments(false, false);
-        if let Some(hold) = hold {
-            arguments.insert("x-message-ttl".into(), millis(hold));
-            arguments.insert("x-dead-letter-exchange".into(), long_string(""));
-            arguments.insert("x-dead-letter-routing-key".into(), long_string(names::DUE));
-            arguments.insert("x-dead-letter-strategy".into(), long_string("at-least-once"));
-            arguments.insert("x-overflow".into(), long_string("reject-publish"));
-        }
-        let declared = self.declare_queue(&channel, name, arguments).await;
-        self.leave(&channel).await;
-        declared.map(|_| ())
     }
 }
 
@@ -483,6 +474,18 @@ fn settings_arguments(settings: &str, ephemeral: bool) -> FieldTable {
     arguments.insert(SETTINGS.into(), long_string(settings));
     if ephemeral {
         arguments.insert("x-expires".into(), millis(EPHEMERAL));
+    }
+    arguments
+}
+
+fn lane_arguments(hold: Option<Duration>) -> FieldTable {
+    let mut arguments = queue_arguments(false, false);
+    if let Some(hold) = hold {
+        arguments.insert("x-message-ttl".into(), millis(hold));
+        arguments.insert("x-dead-letter-exchange".into(), long_string(""));
+        arguments.insert("x-dead-letter-routing-key".into(), long_string(names::DUE));
+        arguments.insert("x-dead-letter-strategy".into(), long_string("at-least-once"));
+        arguments.insert("x-overflow".into(), long_string("reject-publish"));
     }
     arguments
 }
