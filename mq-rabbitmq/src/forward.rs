@@ -30,9 +30,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How many tasks forward: while one waits for a target that does not answer, others go on.
 const TASKS: usize = 4;
-/// How long a target that did not confirm is left alone, and the rung where its messages wait meanwhile.
+/// How long a target that did not confirm is left alone, and the rung (4 s) where its messages wait meanwhile.
 const SHUN: Duration = Duration::from_secs(60);
-const ASIDE: usize = 1;
+const ASIDE: usize = 3;
 
 /// The forwarding tasks of a client, which run while it has open consumers.
 #[derive(Debug, Default)]
@@ -156,7 +156,7 @@ impl Forward {
 
     /// Forwards until the channel ends or the task is stopped.
     async fn serve(&self, pause: &mut Pause, stopped: &mut watch::Receiver<bool>) -> Result<()> {
-        self.topology.declare_lanes(&[(DUE.to_owned(), None)]).await?;
+        self.topology.declare_lanes(&[vec![(DUE.to_owned(), None)]]).await?;
         let channel = tokio::select! {
             channel = self.link.channel(None) => channel?,
             _ = stopped.wait_for(|stop| *stop) => return Ok(()),

@@ -420,12 +420,15 @@ impl Topology {
 
     /// Declares queues of the delay lanes, and waits if they are new: with a constant time to live,
     /// after which the broker itself moves the message on, or the queue that all come out of.
-    pub(crate) async fn declare_lanes(&self, lanes: &[(String, Option<Duration>)]) -> Result<()> {
-        let Some((last, _)) = lanes.last() else { return Ok(()) };
-        let fresh = self.find_queue(last).await?.is_none();
+    /// Each part of `lanes` was declared as a whole, if it was.
+    pub(crate) async fn declare_lanes(&self, lanes: &[Vec<(String, Option<Duration>)>]) -> Result<()> {
+        let mut fresh = false;
+        for (last, _) in lanes.iter().filter_map(|part| part.last()) {
+            fresh = fresh || self.find_queue(last).await?.is_none();
+        }
         let channel = self.channel().await?;
         let mut declared = Ok(());
-        for (name, hold) in lanes {
+        for (name, hold) in lanes.iter().flatten() {
             declared = self.declare_queue(&channel, name, lane_arguments(*hold)).await.map(|_| ());
             if declared.is_err() {
                 break;
