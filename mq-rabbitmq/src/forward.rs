@@ -96,6 +96,7 @@ impl Forwarder {
                 tokio::spawn(Forward::new(shared, Arc::clone(&shunned)).run(stop.subscribe()));
             }
             running.stop = Some(Arc::new(stop));
+            tokio::spawn(prepare(shared.delay.clone(), shared.context.events.clone()));
         }
         Forwarding(self.clone())
     }
@@ -116,6 +117,13 @@ impl Forwarder {
         for stop in stopped {
             stop.closed().await;
         }
+    }
+}
+
+/// Declares the shortest lanes, so that the first delayed message does not wait for new queues.
+async fn prepare(delay: Arc<Delay>, events: Events) {
+    if let Err(error) = delay.ensure(&(0..=ASIDE).collect()).await {
+        events.failed("declaring the delay lanes", &error);
     }
 }
 
