@@ -125,6 +125,7 @@ impl Backend for RabbitMqBackend {
     }
 
     async fn close(&self) {
+        self.shared.forwarder.close().await;
         if let Some(producer) = self.producer.get() {
             producer.close().await;
         }

@@ -1,5 +1,6 @@
 //! A member of a group.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -21,6 +22,7 @@ use crate::error::{closed, heals, stale};
 use crate::forward::Forwarding;
 use crate::intake::{Intake, Polled};
 use crate::names;
+use crate::record;
 use crate::settle::{Copy, Entry, Lane, Lone, Session};
 use crate::topology::no_group;
 
@@ -28,6 +30,10 @@ use crate::topology::no_group;
 /// declares them and their groups again in any case.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 const DECLARE: u32 = 5;
+/// How many messages the broker sends ahead on a queue of an ordered group. The same for all
+/// members: it appends what is returned to what was returned before, so a member that could not take
+/// all of it at once would, when it leaves, put the first behind the rest.
+const ORDERED_WINDOW: u16 = 64;
 
 pub(crate) struct RabbitConsumer {
     shared: Arc<Shared>,
@@ -80,12 +86,15 @@ impl RabbitConsumer {
         let lanes = self.lanes().await?;
         let topology = &self.shared.topology;
         let channel = self.shared.consume.channel(deadline).await?;
-        let prefetch = window(self.options.prefetch.messages, lanes.len());
-        let limited = channel.basic_qos(prefetch, BasicQosOptions::default());
-        topology.reply("limiting the prefetch", limited).await?;
         topology.reply("starting transactions", channel.tx_select()).await?;
         let mut streams = Vec::with_capacity(lanes.len());
+        let mut limit = None;
         for lane in &lanes {
+            // It holds for the consumers that follow.
+            if limit.replace(lane.window) != Some(lane.window) {
+                let limited = channel.basic_qos(lane.window, BasicQosOptions::default());
+                topology.reply("limiting the prefetch", limited).await?;
+            }
             let mut arguments = FieldTable::default();
             if lane.ordered {
                 let rank = names::rendezvous(self.id, &lane.queue);
@@ -102,7 +111,6 @@ impl RabbitConsumer {
         let session = Arc::new(Session {
             epoch: self.epoch.fetch_add(1, Ordering::SeqCst) + 1,
             channel,
-            prefetch,
             lanes,
             held: Mutex::default(),
             within: self.shared.config.request_timeout,
@@ -123,9 +131,12 @@ impl RabbitConsumer {
                 topic: topic.clone(),
                 queue: queue.into(),
                 ordered: queues.ordered,
+                window: ORDERED_WINDOW,
                 max_attempts: settings.max_attempts,
             }));
         }
+        let share = window(self.options.prefetch.messages, lanes.len());
+        lanes.iter_mut().filter(|lane| !lane.ordered).for_each(|lane| lane.window = share);
         Ok(lanes)
     }
 
@@ -199,22 +210,39 @@ impl RabbitConsumer {
             if !intake.is_open() {
                 self.rejoin(intake).await?;
             }
+            self.judge_returned(intake).await?;
             self.find_started(intake).await?;
             let deliveries = intake.take_ready();
             if !deliveries.is_empty() {
                 return Ok(Fetched { deliveries, revoked: Vec::new() });
             }
             match std::future::poll_fn(|context| intake.poll(budget, context)).await {
-                Polled::Arrived { suspects: 0 } => {}
-                Polled::Arrived { suspects } => {
-                    self.shared.context.events.emit(Event::TakenOver { messages: suspects });
-                }
+                Polled::Arrived => {}
                 Polled::Ended(reason) => {
                     self.shared.context.events.emit(Event::Disconnected { what: "consumer", reason });
                     return Ok(Fetched { deliveries: Vec::new(), revoked: self.end(intake) });
                 }
             }
         }
+    }
+
+    /// Finds out which messages of ordered queues come from members that died, and which from
+    /// members that left.
+    async fn judge_returned(&self, intake: &mut Intake) -> Result<()> {
+        let doubtful = intake.in_doubt();
+        let reads = doubtful.iter().map(|(_, queue)| record::read(&self.shared.topology, queue));
+        for ((lane, _), read) in doubtful.iter().zip(join_all(reads).await) {
+            match read {
+                Ok(returns) => intake.learn(*lane, returns),
+                Err(error) if heals(&error) => {
+                    // Too many attempts are better than too few.
+                    self.shared.context.events.failed("reading orderly returns", &error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        intake.judge();
+        Ok(())
     }
 
     /// Looks up whether suspects on their last attempt had been about to run alone.
@@ -255,19 +283,27 @@ impl RabbitConsumer {
     }
 
     /// Gives back what is held. Copies keep their count, where the broker would add to it; the
-    /// queues of an ordered group must keep their order, so there the broker itself takes it back.
+    /// queues of an ordered group must keep their order, so there the broker itself takes it back,
+    /// and a record says that it is no crash.
     async fn give_back(&self, session: &Session, intake: &mut Intake) -> Result<()> {
-        intake.cancel(session, &self.shared.topology).await;
+        intake.cancel(session, &self.shared.topology).await?;
+        let copied = self.copy_back(session).await;
+        let recorded = self.record_returns(session, intake).await;
+        for (_, entry) in session.held.lock().take_all() {
+            self.shared.copier.clear(entry.lone.filter(|lone| lone.mine));
+        }
+        copied.and(recorded)
+    }
+
+    async fn copy_back(&self, session: &Session) -> Result<()> {
         let now = Clock::now(&self.shared.context.clock);
         let mut sources = Vec::new();
         let mut copies = Vec::new();
-        let entries = session.held.lock().take_all();
-        for (tag, Entry { lane, message, mut envelope, lone }) in entries {
+        let unordered = |entry: &Entry| !session.lanes[entry.lane as usize].ordered;
+        let entries = session.held.lock().take_all_if(unordered);
+        for (tag, Entry { lane, message, mut envelope, lone, .. }) in entries {
             self.shared.copier.clear(lone.filter(|lone| lone.mine));
             let lane = &session.lanes[lane as usize];
-            if lane.ordered {
-                continue;
-            }
             envelope.first_seen = envelope.first_seen.or(Some(now));
             let (topic, group) = (lane.topic.clone(), self.options.group.clone());
             copies.push(Copy { topic, group, queue: lane.queue.clone(), message, envelope });
@@ -276,9 +312,30 @@ impl RabbitConsumer {
         let verdicts = self.shared.copier.store(&copies).await;
         let confirmed = sources.into_iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
         session.ack(confirmed.map(|(tag, _)| tag).collect()).await?;
-        match verdicts.into_iter().find_map(Result::err) {
-            Some(error) => Err(error),
-            None => Ok(()),
+        verdicts.into_iter().find_map(Result::err).map_or(Ok(()), Err)
+    }
+
+    /// Records what the ordered queues are about to take back, until nothing more comes.
+    async fn record_returns(&self, session: &Session, intake: &mut Intake) -> Result<()> {
+        let (topology, courier) = (&self.shared.topology, &self.shared.copier.courier);
+        let mut halted = BTreeSet::new();
+        loop {
+            let held = intake.halt(session, &mut halted, topology).await?;
+            if held.is_empty() {
+                return Ok(());
+            }
+            let records = held.iter().map(|(lane, held)| {
+                record::write(topology, courier, &session.lanes[*lane].queue, intake.known(*lane), held)
+            });
+            join_all(records).await.into_iter().collect::<Result<()>>()?;
+        }
+    }
+}
+
+impl Drop for RabbitConsumer {
+    fn drop(&mut self) {
+        if let Some(keeper) = self.keeper.lock().take() {
+            keeper.abort();
         }
     }
 }
@@ -313,7 +370,7 @@ impl Consumer for RabbitConsumer {
             let Some(entry) = held.get(token.high) else { return Err(stale()) };
             names::started(&session.lanes[entry.lane as usize].queue, &entry.message.id)
         };
-        self.shared.topology.record_start(&name).await?;
+        self.shared.topology.declare_record(&name).await?;
         match session.held.lock().get_mut(token.high) {
             Some(entry) => {
                 entry.lone = Some(Lone { name, mine: true });

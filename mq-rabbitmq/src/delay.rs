@@ -1,6 +1,6 @@
 //! The lanes that hold delayed messages.
 //!
-//! Each rung of the ladder has queues with one constant time to live, so that the head of each is
+//! Each rung has queues with one constant time to live, so that the head of each is
 //! always the next one due. The broker moves what is due to one queue, from where every client
 //! with an open consumer forwards it: to the next rung, or to its target.
 
@@ -18,10 +18,13 @@ use crate::topology::Topology;
 
 /// A lane lets go this much early: the forwarding takes time, and who receives a message holds the rest.
 const EARLY: Duration = Duration::from_millis(250);
+/// Between two rungs of core's ladder lie the double and the triple of the lower one, so that a
+/// message passes each at most once or twice: every stop costs a publication.
+const PARTS: usize = 3;
 /// The longest rung whose time the broker's timers can count: 48.5 days.
-const LONGEST: usize = 11;
-/// The rungs that most messages pass have several queues side by side.
-const BUSY: usize = 3;
+const LONGEST: usize = 11 * PARTS;
+/// The rungs that most messages pass, below a minute, have several queues side by side.
+const BUSY: usize = 3 * PARTS;
 const SIDES: usize = 4;
 
 /// Chooses lanes, and declares them when they are first needed.
@@ -45,7 +48,7 @@ impl Delay {
 
     /// Returns the queue of a rung for the next message.
     pub(crate) fn lane(&self, rung: usize) -> String {
-        names::delay(rung, self.next.fetch_add(1, Ordering::Relaxed) % sides(rung))
+        names::delay(time(rung).as_secs(), self.next.fetch_add(1, Ordering::Relaxed) % sides(rung))
     }
 
     /// Declares the queues of `rungs`, unless that was done.
@@ -54,16 +57,17 @@ impl Delay {
             return Ok(());
         }
         let mut declared = self.declared.lock().await;
-        for rung in rungs {
-            if declared.contains(rung) {
-                continue;
-            }
-            let hold = RUNGS[*rung] - EARLY;
-            let mut lanes = vec![(names::DUE.to_owned(), None)];
-            lanes.extend((0..sides(*rung)).map(|side| (names::delay(*rung, side), Some(hold))));
-            self.topology.declare_lanes(&lanes).await?;
-            declared.insert(*rung);
+        let new: Vec<usize> = rungs.difference(&declared).copied().collect();
+        if new.is_empty() {
+            return Ok(());
         }
+        let mut lanes = vec![vec![(names::DUE.to_owned(), None)]];
+        for rung in &new {
+            let (seconds, hold) = (time(*rung).as_secs(), time(*rung) - EARLY);
+            lanes.push((0..sides(*rung)).map(|side| (names::delay(seconds, side), Some(hold))).collect());
+        }
+        self.topology.declare_lanes(&lanes).await?;
+        declared.extend(new);
         Ok(())
     }
 
@@ -76,8 +80,17 @@ impl Delay {
 fn rung(remaining: Duration) -> Option<usize> {
     match step(remaining) {
         Step::Deliver => None,
-        Step::Wait(rung) => Some(rung.min(LONGEST)),
+        Step::Wait(rung) => {
+            let parts = remaining.as_millis() / RUNGS[rung].as_millis();
+            let part = usize::try_from(parts).unwrap_or(PARTS).clamp(1, PARTS);
+            Some((rung * PARTS + part - 1).min(LONGEST))
+        }
     }
+}
+
+/// Returns the time of a rung.
+fn time(rung: usize) -> Duration {
+    RUNGS[rung / PARTS] * u32::try_from(rung % PARTS + 1).unwrap_or(1)
 }
 
 fn sides(rung: usize) -> usize {
@@ -92,7 +105,21 @@ mod tests {
 
     #[test]
     fn the_broker_can_count_every_rung() {
-        assert!((RUNGS[LONGEST] - EARLY).as_millis() <= u128::from(u32::MAX));
+        assert!((0..=LONGEST).all(|rung| (time(rung) - EARLY).as_millis() <= u128::from(u32::MAX)));
+    }
+
+    #[test]
+    fn a_message_waits_on_the_longest_rung_that_fits() {
+        for (millis, seconds) in [
+            (999, None),
+            (1000, Some(1)),
+            (2500, Some(2)),
+            (3999, Some(3)),
+            (4000, Some(4)),
+            (15_999, Some(12)),
+        ] {
+            assert_eq!(rung(Duration::from_millis(millis)).map(|rung| time(rung).as_secs()), seconds);
+        }
     }
 
     proptest! {
@@ -102,10 +129,10 @@ mod tests {
             let mut remaining = Duration::from_millis(millis);
             let mut hops = 0;
             while let Some(rung) = rung(remaining) {
-                remaining = remaining.saturating_sub(RUNGS[rung] - EARLY + Duration::from_millis(late));
+                remaining = remaining.saturating_sub(time(rung) - EARLY + Duration::from_millis(late));
                 hops += 1;
             }
-            prop_assert!(remaining < RUNGS[0] && hops < 80, "{} hops", hops);
+            prop_assert!(remaining < RUNGS[0] && hops < 40, "{} hops", hops);
         }
     }
 }

@@ -12,7 +12,6 @@ use lapin::types::{FieldTable, ShortString};
 use mq_core::{ErrorKind, Event, Events, Result};
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::backend::Shared;
@@ -23,16 +22,17 @@ use crate::names::{DUE, Target};
 use crate::publish::Publisher;
 use crate::topology::Topology;
 
-/// Messages held while they are forwarded.
-const BATCH: u16 = 256;
+/// Messages forwarded together, and how many a task may hold: the next ones are there when a batch is done.
+const BATCH: usize = 256;
+const AHEAD: u16 = 1024;
 /// How long a message stays that cannot be forwarded now.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// How many tasks forward: while one waits for a target that does not answer, others go on.
-const TASKS: usize = 2;
-/// How long a target that did not confirm is left alone, and the rung where its messages wait meanwhile.
+const TASKS: usize = 4;
+/// How long a target that did not confirm is left alone, and the rung (4 s) where its messages wait meanwhile.
 const SHUN: Duration = Duration::from_secs(60);
-const ASIDE: usize = 1;
+const ASIDE: usize = 3;
 
 /// The forwarding tasks of a client, which run while it has open consumers.
 #[derive(Debug, Default)]
@@ -41,49 +41,89 @@ pub(crate) struct Forwarder(Mutex<Running>);
 #[derive(Debug, Default)]
 struct Running {
     consumers: usize,
-    tasks: Vec<JoinHandle<()>>,
-    stop: watch::Sender<bool>,
+    /// Ends the tasks that serve the consumers there are.
+    stop: Option<Arc<watch::Sender<bool>>>,
+    /// Those of tasks that were told to end and finish what they have in hand; each task keeps a receiver.
+    stopped: Vec<Arc<watch::Sender<bool>>>,
+    closed: bool,
 }
 
-/// One consumer's share of the tasks.
+impl Running {
+    fn stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            stop.send_replace(true);
+            self.stopped.retain(|stop| !stop.is_closed());
+            self.stopped.push(stop);
+        }
+    }
+}
+
+/// One consumer's share of the tasks; given up when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Forwarding(Arc<Forwarder>);
+
+impl Drop for Forwarding {
+    fn drop(&mut self) {
+        let mut running = self.0.0.lock();
+        running.consumers -= 1;
+        if running.consumers == 0 {
+            running.stop();
+        }
+    }
+}
+
+impl Forwarding {
+    /// Gives up the share; if it was the last, waits until the tasks have ended.
+    pub(crate) async fn leave(self) {
+        let forwarder = self.0.clone();
+        drop(self);
+        let idle = forwarder.0.lock().consumers == 0;
+        if idle {
+            forwarder.ended().await;
+        }
+    }
+}
 
 impl Forwarder {
     /// Starts the tasks with the first consumer.
     pub(crate) fn enter(self: &Arc<Self>, shared: &Arc<Shared>) -> Forwarding {
         let mut running = self.0.lock();
         running.consumers += 1;
-        if running.tasks.is_empty() {
-            running.stop = watch::Sender::new(false);
+        if running.stop.is_none() && !running.closed {
+            let stop = watch::Sender::new(false);
             let shunned = Arc::default();
-            let tasks = (0..TASKS).map(|_| {
-                let stopped = running.stop.subscribe();
-                tokio::spawn(Forward::new(shared, Arc::clone(&shunned)).run(stopped))
-            });
-            running.tasks = tasks.collect();
+            for _ in 0..TASKS {
+                tokio::spawn(Forward::new(shared, Arc::clone(&shunned)).run(stop.subscribe()));
+            }
+            running.stop = Some(Arc::new(stop));
+            tokio::spawn(prepare(shared.delay.clone(), shared.context.events.clone()));
         }
         Forwarding(self.clone())
     }
+
+    /// Ends the tasks for good: what is in hand reaches its next place and is acknowledged, so that
+    /// nothing is forwarded twice.
+    pub(crate) async fn close(&self) {
+        {
+            let mut running = self.0.lock();
+            running.closed = true;
+            running.stop();
+        }
+        self.ended().await;
+    }
+
+    async fn ended(&self) {
+        let stopped = self.0.lock().stopped.clone();
+        for stop in stopped {
+            stop.closed().await;
+        }
+    }
 }
 
-impl Forwarding {
-    /// Stops the tasks with the last consumer, and waits for them.
-    pub(crate) async fn leave(self) {
-        let tasks = {
-            let mut running = self.0.0.lock();
-            running.consumers -= 1;
-            if running.consumers > 0 {
-                return;
-            }
-            running.stop.send_replace(true);
-            std::mem::take(&mut running.tasks)
-        };
-        for task in tasks {
-            if task.await.is_err() {
-                tracing::debug!(target: "mq", "the forwarding task did not end by itself");
-            }
-        }
+/// Declares the shortest lanes, so that the first delayed message does not wait for new queues.
+async fn prepare(delay: Arc<Delay>, events: Events) {
+    if let Err(error) = delay.ensure(&(0..=ASIDE).collect()).await {
+        events.failed("declaring the delay lanes", &error);
     }
 }
 
@@ -124,7 +164,7 @@ impl Forward {
 
     /// Forwards until the channel ends or the task is stopped.
     async fn serve(&self, pause: &mut Pause, stopped: &mut watch::Receiver<bool>) -> Result<()> {
-        self.topology.declare_lane(DUE, None).await?;
+        self.topology.declare_lanes(&[vec![(DUE.to_owned(), None)]]).await?;
         let channel = tokio::select! {
             channel = self.link.channel(None) => channel?,
             _ = stopped.wait_for(|stop| *stop) => return Ok(()),
@@ -140,12 +180,12 @@ impl Forward {
         pause: &mut Pause,
         stopped: &mut watch::Receiver<bool>,
     ) -> Result<()> {
-        let limited = channel.basic_qos(BATCH, BasicQosOptions::default());
+        let limited = channel.basic_qos(AHEAD, BasicQosOptions::default());
         self.topology.reply("limiting the prefetch", limited).await?;
         let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
         let consumed = channel.basic_consume(DUE.into(), ShortString::default(), options, arguments);
         let stream = self.topology.reply("consuming a queue", consumed).await?;
-        let mut batches = stream.ready_chunks(usize::from(BATCH));
+        let mut batches = stream.ready_chunks(BATCH);
         loop {
             let batch = tokio::select! {
                 batch = batches.next() => batch,

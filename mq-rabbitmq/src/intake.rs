@@ -1,5 +1,6 @@
 //! Deliveries as they arrive on the queues of a session.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -7,13 +8,16 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, Stream, StreamExt};
 use lapin::message::Delivery;
-use lapin::options::BasicCancelOptions;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use mq_core::Result;
 use mq_core::driver::{Budget, Incoming, Suspect, Token};
 use tokio::time::Instant;
 
 use crate::codec::{Received, decode};
 use crate::names;
-use crate::settle::{Entry, Lone, Session};
+use crate::returns::{Mark, Returns};
+use crate::settle::{Entry, Lone, Session, Stored};
 use crate::topology::Topology;
 
 /// How long a member that leaves waits for what the broker is still sending.
@@ -24,9 +28,15 @@ const QUIET: Duration = Duration::from_millis(500);
 pub(crate) struct Intake {
     session: Option<Arc<Session>>,
     streams: Vec<lapin::Consumer>,
+    /// Consumers that only keep queues from sending.
+    halting: Vec<lapin::Consumer>,
     /// Where the next turn begins.
     turn: usize,
     ready: Vec<Incoming>,
+    /// Those among the ready that an ordered group's queue took back from somebody, and how often.
+    returned: Vec<(usize, u32)>,
+    /// The orderly returns to each queue, as far as they are known.
+    known: Vec<Returns>,
     /// Suspects among the ready whose record is to be looked up: index and the record's name.
     unchecked: Vec<(usize, String)>,
 }
@@ -35,7 +45,7 @@ pub(crate) struct Intake {
 #[derive(Debug)]
 pub(crate) enum Polled {
     /// Some are ready.
-    Arrived { suspects: u64 },
+    Arrived,
     /// The session is over.
     Ended(String),
 }
@@ -43,6 +53,7 @@ pub(crate) enum Polled {
 impl Intake {
     /// Starts a session; stream `n` is that of lane `n`.
     pub(crate) fn begin(&mut self, session: Arc<Session>, streams: Vec<lapin::Consumer>) {
+        self.known = vec![Returns::default(); streams.len()];
         self.session = Some(session);
         self.streams = streams;
         self.turn = 0;
@@ -61,12 +72,14 @@ impl Intake {
     pub(crate) fn end(&mut self) {
         self.session = None;
         self.streams.clear();
+        self.halting.clear();
         self.forget_ready();
     }
 
     pub(crate) fn forget_ready(&mut self) {
         self.ready.clear();
         self.unchecked.clear();
+        self.returned.clear();
     }
 
     pub(crate) fn take_ready(&mut self) -> Vec<Incoming> {
@@ -93,22 +106,19 @@ impl Intake {
     /// Takes what is there from each queue in turn, up to the budget.
     pub(crate) fn poll(&mut self, budget: Budget, context: &mut Context<'_>) -> Poll<Polled> {
         let Some(session) = self.session.clone() else { return Poll::Ready(Polled::Ended(String::new())) };
-        let (mut bytes, mut suspects) = (0, 0);
+        let mut bytes = 0;
         let lanes = self.streams.len();
         for step in 0..lanes {
             let lane = (self.turn + step) % lanes;
             loop {
                 if !self.ready.is_empty() && (self.ready.len() >= budget.messages || bytes >= budget.bytes) {
                     self.turn = lane;
-                    return Poll::Ready(Polled::Arrived { suspects });
+                    return Poll::Ready(Polled::Arrived);
                 }
                 match Pin::new(&mut self.streams[lane]).poll_next(context) {
                     Poll::Pending => break,
                     Poll::Ready(Some(Ok(delivery))) => {
-                        let incoming = self.receive(&session, lane, delivery);
-                        bytes += incoming.message.size();
-                        suspects += u64::from(incoming.suspect.is_some());
-                        self.ready.push(incoming);
+                        bytes += self.receive(&session, lane, delivery);
                     }
                     Poll::Ready(Some(Err(error))) => {
                         return Poll::Ready(Polled::Ended(crate::error::from_native(error).to_string()));
@@ -123,78 +133,174 @@ impl Intake {
             }
         }
         self.turn = (self.turn + 1) % lanes.max(1);
-        if self.ready.is_empty() { Poll::Pending } else { Poll::Ready(Polled::Arrived { suspects }) }
+        if self.ready.is_empty() { Poll::Pending } else { Poll::Ready(Polled::Arrived) }
     }
 
-    fn receive(&mut self, session: &Session, lane: usize, delivery: Delivery) -> Incoming {
+    /// Takes in a delivery; returns its size.
+    fn receive(&mut self, session: &Session, lane: usize, delivery: Delivery) -> usize {
         let (tag, mut redelivered) = (delivery.delivery_tag, delivery.redelivered);
         let Received { message, mut envelope, returned } = decode(delivery);
         let place = &session.lanes[lane];
         let lane = u32::try_from(lane).unwrap_or(u32::MAX);
         redelivered |= envelope.attempt > 1 || envelope.first_seen.is_some();
         envelope.target = None;
-        envelope.attempt = envelope.attempt.saturating_add(returned);
-        let suspect = (returned > 0).then_some(Suspect { started: false });
-        if suspect.is_some() && envelope.attempt >= place.max_attempts {
-            self.unchecked.push((self.ready.len(), names::started(&place.queue, &message.id)));
-        }
-        let entry = Entry { lane, message: message.clone(), envelope: envelope.clone(), lone: None };
+        let stored = place.ordered.then(|| (Mark::new(&message, &envelope), returned));
+        let entry = Entry { lane, message: message.clone(), envelope: envelope.clone(), lone: None, stored };
         session.held.lock().hold(tag, entry);
-        Incoming {
+        let size = message.size();
+        let index = self.ready.len();
+        self.ready.push(Incoming {
             token: Token { lane, epoch: session.epoch, high: tag, low: 0 },
             subscription: place.subscription,
             message,
             envelope,
             redelivered,
-            suspect,
+            suspect: None,
             position: None,
+        });
+        match (returned, place.ordered) {
+            (0, _) => {}
+            (_, true) => self.returned.push((index, returned)),
+            (_, false) => self.suspect(session, index, returned),
+        }
+        size
+    }
+
+    /// Notes that members died with a message.
+    fn suspect(&mut self, session: &Session, index: usize, deaths: u32) {
+        let incoming = &mut self.ready[index];
+        let place = &session.lanes[incoming.token.lane as usize];
+        incoming.envelope.attempt = incoming.envelope.attempt.saturating_add(deaths);
+        incoming.suspect = Some(Suspect { started: false });
+        if let Some(entry) = session.held.lock().get_mut(incoming.token.high) {
+            entry.envelope.attempt = incoming.envelope.attempt;
+        }
+        if incoming.envelope.attempt >= place.max_attempts {
+            self.unchecked.push((index, names::started(&place.queue, &incoming.message.id)));
         }
     }
 
-    /// Takes in what an unordered queue still sends: until the window is full or nothing is left.
-    /// What is under way when a consumer is cancelled can't be given back as it was.
-    async fn quiesce(&mut self, session: &Session, lane: usize, topology: &Topology) {
-        let deadline = Instant::now() + QUIET;
-        let held = |session: &Session| {
-            let held = session.held.lock();
-            held.iter().filter(|entry| entry.lane as usize == lane).count()
-        };
-        loop {
-            let last = match topology.find_queue(&session.lanes[lane].queue).await {
-                Ok(Some(queue)) => queue.message_count() == 0,
-                _ => true,
-            };
-            if topology.reply("settling", session.channel.tx_commit()).await.is_err() {
-                return;
+    /// Returns the lanes to which more was returned than is known to be orderly, with their queues.
+    pub(crate) fn in_doubt(&self) -> Vec<(usize, Arc<str>)> {
+        let Some(session) = &self.session else { return Vec::new() };
+        let mut lanes = BTreeSet::new();
+        for (index, returned) in &self.returned {
+            let (lane, orderly) = self.orderly(session, *index, *returned);
+            if orderly < *returned {
+                lanes.insert(lane);
             }
-            while let Some(Some(Ok(delivery))) = self.streams[lane].next().now_or_never() {
-                self.receive(session, lane, delivery);
-            }
-            if last || held(session) >= usize::from(session.prefetch) || Instant::now() > deadline {
-                return;
+        }
+        lanes.into_iter().map(|lane| (lane, session.lanes[lane].queue.clone())).collect()
+    }
+
+    fn orderly(&self, session: &Session, index: usize, returned: u32) -> (usize, u32) {
+        let token = self.ready[index].token;
+        let lane = token.lane as usize;
+        let stored = session.held.lock().get(token.high).and_then(|entry| entry.stored);
+        (lane, stored.map_or(0, |(mark, _)| self.known[lane].orderly(mark, returned)))
+    }
+
+    /// Adds to what is known of a lane.
+    pub(crate) fn learn(&mut self, lane: usize, returns: Returns) {
+        if let Some(known) = self.known.get_mut(lane) {
+            known.merge(returns);
+        }
+    }
+
+    pub(crate) fn known(&self, lane: usize) -> &Returns {
+        &self.known[lane]
+    }
+
+    /// Decides by what is known which of the returned were held by members that died.
+    pub(crate) fn judge(&mut self) {
+        let Some(session) = self.session.clone() else { return };
+        for (index, returned) in std::mem::take(&mut self.returned) {
+            let (_, orderly) = self.orderly(&session, index, returned);
+            if orderly < returned {
+                self.suspect(&session, index, returned - orderly);
             }
         }
     }
 
-    /// Stops the broker from sending more on unordered queues and takes in what it sent before.
-    /// An ordered queue goes to its next consumer when the channel closes, and not before: that
-    /// would be ahead of what is held here.
-    pub(crate) async fn cancel(&mut self, session: &Session, topology: &Topology) {
+    /// Takes in what the broker sent, and stops it from sending more on unordered queues.
+    pub(crate) async fn cancel(&mut self, session: &Session, topology: &Topology) -> Result<()> {
         self.forget_ready();
         for lane in 0..self.streams.len() {
             if session.lanes[lane].ordered {
                 continue;
             }
-            self.quiesce(session, lane, topology).await;
+            self.quiesce(session, lane, topology).await?;
             let tag = self.streams[lane].tag();
             let cancelled = session.channel.basic_cancel(tag, BasicCancelOptions::default());
-            if topology.reply("cancelling a consumer", cancelled).await.is_err() {
-                return;
-            }
+            topology.reply("cancelling a consumer", cancelled).await?;
             while let Some(Ok(delivery)) = self.streams[lane].next().await {
                 self.receive(session, lane, delivery);
             }
         }
         self.forget_ready();
+        Ok(())
+    }
+
+    /// Takes in what an unordered queue still sends: until the window is full or nothing is left.
+    /// What is under way when a consumer is cancelled can't be given back as it was.
+    async fn quiesce(&mut self, session: &Session, lane: usize, topology: &Topology) -> Result<()> {
+        let deadline = Instant::now() + QUIET;
+        loop {
+            let found = topology.find_queue(&session.lanes[lane].queue).await?;
+            let last = found.is_none_or(|queue| queue.message_count() == 0);
+            topology.reply("settling", session.channel.tx_commit()).await?;
+            self.drain(session, lane);
+            let held = session.held.lock().iter().filter(|entry| entry.lane as usize == lane).count();
+            if last || held >= usize::from(session.lanes[lane].window) || Instant::now() > deadline {
+                return Ok(());
+            }
+        }
+    }
+
+    fn drain(&mut self, session: &Session, lane: usize) {
+        while let Some(Some(Ok(delivery))) = self.streams[lane].next().now_or_never() {
+            self.receive(session, lane, delivery);
+        }
+    }
+
+    /// Takes in all that ordered queues have for this member, and stops those of which it holds
+    /// something; returns what it holds of each queue stopped now. An ordered queue goes to its next
+    /// consumer when the channel closes, and not before: that would be ahead of what is held here.
+    ///
+    /// To stop it, another consumer of the same channel asks for it with the highest priority: the
+    /// broker sends nothing more to the first, and nothing to the second while the first holds
+    /// something. A queue of which nothing is held may be another member's, which that would stall.
+    pub(crate) async fn halt(
+        &mut self,
+        session: &Session,
+        halted: &mut BTreeSet<usize>,
+        topology: &Topology,
+    ) -> Result<Vec<(usize, Vec<Stored>)>> {
+        topology.reply("settling", session.channel.tx_commit()).await?;
+        let mut now = BTreeSet::new();
+        for lane in (0..self.streams.len()).filter(|lane| session.lanes[*lane].ordered) {
+            self.drain(session, lane);
+            let holds = session.held.lock().iter().any(|entry| entry.lane as usize == lane);
+            if !holds || !halted.insert(lane) {
+                continue;
+            }
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-priority".into(), AMQPValue::LongInt(i32::MAX));
+            let consumed = session.channel.basic_consume(
+                (&*session.lanes[lane].queue).into(),
+                ShortString::default(),
+                BasicConsumeOptions::default(),
+                arguments,
+            );
+            self.halting.push(topology.reply("stopping a queue", consumed).await?);
+            now.insert(lane);
+        }
+        // What the queue sent before it stopped is ahead of this reply.
+        topology.reply("settling", session.channel.tx_commit()).await?;
+        now.iter().for_each(|lane| self.drain(session, *lane));
+        self.forget_ready();
+        let held = session.held.lock();
+        let of = |lane: usize| held.iter().filter(move |entry| entry.lane as usize == lane);
+        Ok(now.into_iter().map(|lane| (lane, of(lane).filter_map(|entry| entry.stored).collect())).collect())
     }
 }

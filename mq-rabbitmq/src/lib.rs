@@ -15,6 +15,8 @@ mod intake;
 mod names;
 mod producer;
 mod publish;
+mod record;
+mod returns;
 mod settle;
 mod topology;
 mod tracker;

@@ -22,9 +22,9 @@ pub(crate) fn hash_exchange(topic: &TopicName, group: &GroupName) -> String {
     format!("{topic}{SEPARATOR}{group}{SEPARATOR}hash")
 }
 
-/// Returns one of the queues that hold delayed messages for a rung's time.
-pub(crate) fn delay(rung: usize, side: usize) -> String {
-    format!("mq.delay.{rung}.{side}")
+/// Returns one of the queues that hold delayed messages for about so many seconds.
+pub(crate) fn delay(seconds: u64, side: usize) -> String {
+    format!("mq.delay.{seconds}s.{side}")
 }
 
 /// Returns the queue whose arguments keep a topic's settings.
@@ -46,6 +46,11 @@ pub(crate) fn started(queue: &str, id: &MessageId) -> String {
     hash.update(&[0]);
     id.with_str(|id| hash.update(id.as_bytes()));
     format!("mq.started.{:032x}", hash.finish())
+}
+
+/// Returns the queue that keeps which returns to a queue were orderly.
+pub(crate) fn returns(queue: &str) -> String {
+    format!("{queue}{SEPARATOR}returns")
 }
 
 /// Where a delayed message goes when it is due.

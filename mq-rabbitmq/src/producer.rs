@@ -54,8 +54,8 @@ impl RabbitProducer {
         let keyless = self.next.fetch_add(1, Ordering::Relaxed);
         for (place, outgoing) in batch.into_iter().enumerate() {
             sending.ids.push(outgoing.message.id.clone());
-            if let Some(rung) = self.shared.delay.rung(outgoing.message.deliver_at) {
-                sending.delayed.push((place, rung, outgoing));
+            if self.shared.delay.rung(outgoing.message.deliver_at).is_some() {
+                sending.delayed.push((place, outgoing));
                 continue;
             }
             let shard = match &outgoing.message.key {
@@ -90,13 +90,16 @@ impl RabbitProducer {
     }
 
     /// Puts messages that wait on their lanes; a lane that is gone is made again.
-    async fn delay(&self, delayed: Vec<(usize, usize, Outgoing)>) -> Vec<(usize, Result<()>)> {
+    async fn delay(&self, delayed: Vec<(usize, Outgoing)>) -> Vec<(usize, Result<()>)> {
         let mut waiting = delayed;
         let mut verdicts = Vec::new();
         for last in [false, true] {
-            let rungs: BTreeSet<usize> = waiting.iter().map(|(_, rung, _)| *rung).collect();
+            let rung =
+                |(_, outgoing): &(usize, Outgoing)| self.shared.delay.rung(outgoing.message.deliver_at);
+            let rungs: BTreeSet<usize> =
+                waiting.iter().filter_map(rung).flat_map(|rung| [rung.saturating_sub(1), rung]).collect();
             let published = match self.shared.delay.ensure(&rungs).await {
-                Ok(()) => self.courier_publish(&waiting).await,
+                Ok(()) => self.courier_publish(&waiting, &rungs).await,
                 Err(error) => waiting.iter().map(|_| Err(error.duplicate())).collect(),
             };
             let mut missing = Vec::new();
@@ -115,13 +118,11 @@ impl RabbitProducer {
         verdicts
     }
 
-    async fn courier_publish(&self, waiting: &[(usize, usize, Outgoing)]) -> Verdicts {
+    async fn courier_publish(&self, waiting: &[(usize, Outgoing)], rungs: &BTreeSet<usize>) -> Verdicts {
         let mut refused = Vec::with_capacity(waiting.len());
         let mut items = Vec::with_capacity(waiting.len());
-        for (_, rung, Outgoing { topic, message }) in waiting {
-            let target = Some(Target::Topic(topic.as_str()).to_string().into());
-            let envelope = Envelope { target, ..Envelope::default() };
-            match codec::to_queue(&self.shared.delay.lane(*rung), message.clone(), &envelope) {
+        for (_, outgoing) in waiting {
+            match self.on_its_way(outgoing, rungs) {
                 Ok(item) => {
                     items.push(item);
                     refused.push(None);
@@ -139,10 +140,23 @@ impl RabbitProducer {
             .collect()
     }
 
+    /// Makes the publication to the lane that fits by now: to declare lanes may have taken a while.
+    fn on_its_way(&self, outgoing: &Outgoing, rungs: &BTreeSet<usize>) -> Result<Publication> {
+        let Outgoing { topic, message } = outgoing;
+        let Some(rung) = self.shared.delay.rung(message.deliver_at) else {
+            return codec::to_topic(outgoing.clone());
+        };
+        // The longest of those declared that is not too long.
+        let Some(rung) = rungs.range(..=rung).next_back() else { return codec::to_topic(outgoing.clone()) };
+        let target = Some(Target::Topic(topic.as_str()).to_string().into());
+        let envelope = Envelope { target, ..Envelope::default() };
+        codec::to_queue(&self.shared.delay.lane(*rung), message.clone(), &envelope)
+    }
+
     /// Fails for delayed messages to a topic that is not there; nobody would learn of it later.
     async fn check_topics(&self, sending: &mut Sending) {
         let topics: BTreeSet<_> =
-            sending.delayed.iter().map(|(_, _, outgoing)| outgoing.topic.clone()).collect();
+            sending.delayed.iter().map(|(_, outgoing)| outgoing.topic.clone()).collect();
         for topic in topics {
             let error = match self.shared.topology.topic_exists(&topic).await {
                 Ok(true) => continue,
@@ -152,7 +166,7 @@ impl RabbitProducer {
                 Err(error) => error,
             };
             let verdicts = &mut sending.verdicts;
-            sending.delayed.retain(|(place, _, outgoing)| {
+            sending.delayed.retain(|(place, outgoing)| {
                 let keep = outgoing.topic != topic;
                 if !keep {
                     verdicts[*place] = Some(Err(error.duplicate()));
@@ -182,7 +196,7 @@ struct Sending {
     verdicts: Vec<Option<Result<()>>>,
     parcels: Vec<Parcel>,
     posted: Vec<(Vec<usize>, oneshot::Receiver<Verdicts>)>,
-    delayed: Vec<(usize, usize, Outgoing)>,
+    delayed: Vec<(usize, Outgoing)>,
 }
 
 impl Sending {

@@ -19,6 +19,7 @@ use crate::delay::Delay;
 use crate::error::{stale, timed_out, unknown};
 use crate::names::Target;
 use crate::publish::{Publisher, Verdicts};
+use crate::returns::Mark;
 use crate::topology::Topology;
 use crate::tracker::Tracker;
 
@@ -29,7 +30,12 @@ pub(crate) struct Entry {
     pub(crate) message: Message,
     pub(crate) envelope: Envelope,
     pub(crate) lone: Option<Lone>,
+    /// Only in an ordered group.
+    pub(crate) stored: Option<Stored>,
 }
+
+/// A message as an ordered queue knows it, and how often it came back.
+pub(crate) type Stored = (Mark, u32);
 
 /// The record of a lone start.
 #[derive(Clone, Debug)]
@@ -47,6 +53,8 @@ pub(crate) struct Lane {
     pub(crate) topic: TopicName,
     pub(crate) queue: Arc<str>,
     pub(crate) ordered: bool,
+    /// How many the broker sends ahead.
+    pub(crate) window: u16,
     pub(crate) max_attempts: u32,
 }
 
@@ -54,7 +62,6 @@ pub(crate) struct Lane {
 pub(crate) struct Session {
     pub(crate) epoch: u32,
     pub(crate) channel: Channel,
-    pub(crate) prefetch: u16,
     pub(crate) lanes: Vec<Lane>,
     pub(crate) held: Mutex<Tracker<Entry>>,
     pub(crate) within: Duration,

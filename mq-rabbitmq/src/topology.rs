@@ -28,8 +28,8 @@ const EPHEMERAL: Duration = Duration::from_secs(600);
 /// How long the broker lets a consumer keep a message; its own default is half an hour. Leases are
 /// ours, and may be renewed for long.
 const CONSUMER_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 3600);
-/// How long the record of a lone start is kept, if nobody asks for it.
-const STARTED: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a record of a lone start or of orderly returns is kept, if nobody asks for it.
+const RECORD: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The broker notes the log of a new quorum queue in a table that it writes out within a second;
 /// killed before that, it forgets messages that it confirmed. So new queues are left alone at first.
 const FRESH: Duration = Duration::from_secs(1);
@@ -400,49 +400,46 @@ impl Topology {
         }
         for name in &queues.names {
             self.delete_queue(name).await?;
+            if queues.ordered {
+                self.delete_queue(&names::returns(name)).await?;
+            }
         }
         self.delete_queue(&derived::dead(topic, group)).await?;
         self.delete_queue(&names::group_marker(topic, group)).await
     }
 
-    /// Records a lone start.
-    pub(crate) async fn record_start(&self, name: &str) -> Result<()> {
+    /// Makes a queue that is a record, or keeps one.
+    pub(crate) async fn declare_record(&self, name: &str) -> Result<()> {
         let channel = self.channel().await?;
         let mut arguments = FieldTable::default();
-        arguments.insert("x-expires".into(), millis(STARTED));
+        arguments.insert("x-expires".into(), millis(RECORD));
         let declared = self.declare_queue(&channel, name, arguments).await;
         self.leave(&channel).await;
         declared.map(|_| ())
     }
 
-    /// Declares queues of the delay lanes, and waits if they are new.
-    pub(crate) async fn declare_lanes(&self, lanes: &[(String, Option<Duration>)]) -> Result<()> {
-        let Some((last, _)) = lanes.last() else { return Ok(()) };
-        let fresh = self.find_queue(last).await?.is_none();
-        for (name, hold) in lanes {
-            self.declare_lane(name, *hold).await?;
+    /// Declares queues of the delay lanes, and waits if they are new: with a constant time to live,
+    /// after which the broker itself moves the message on, or the queue that all come out of.
+    /// Each part of `lanes` was declared as a whole, if it was.
+    pub(crate) async fn declare_lanes(&self, lanes: &[Vec<(String, Option<Duration>)>]) -> Result<()> {
+        let mut fresh = false;
+        for (last, _) in lanes.iter().filter_map(|part| part.last()) {
+            fresh = fresh || self.find_queue(last).await?.is_none();
         }
+        let channel = self.channel().await?;
+        let mut declared = Ok(());
+        for (name, hold) in lanes.iter().flatten() {
+            declared = self.declare_queue(&channel, name, lane_arguments(*hold)).await.map(|_| ());
+            if declared.is_err() {
+                break;
+            }
+        }
+        self.leave(&channel).await;
+        declared?;
         if fresh {
             tokio::time::sleep(FRESH).await;
         }
         Ok(())
-    }
-
-    /// Declares a queue of the delay lanes: with a constant time to live, after which the broker
-    /// itself moves the message on, or the queue that all come out of.
-    pub(crate) async fn declare_lane(&self, name: &str, hold: Option<Duration>) -> Result<()> {
-        let channel = self.channel().await?;
-        let mut arguments = queue_arguments(false, false);
-        if let Some(hold) = hold {
-            arguments.insert("x-message-ttl".into(), millis(hold));
-            arguments.insert("x-dead-letter-exchange".into(), long_string(""));
-            arguments.insert("x-dead-letter-routing-key".into(), long_string(names::DUE));
-            arguments.insert("x-dead-letter-strategy".into(), long_string("at-least-once"));
-            arguments.insert("x-overflow".into(), long_string("reject-publish"));
-        }
-        let declared = self.declare_queue(&channel, name, arguments).await;
-        self.leave(&channel).await;
-        declared.map(|_| ())
     }
 }
 
@@ -480,6 +477,18 @@ fn settings_arguments(settings: &str, ephemeral: bool) -> FieldTable {
     arguments.insert(SETTINGS.into(), long_string(settings));
     if ephemeral {
         arguments.insert("x-expires".into(), millis(EPHEMERAL));
+    }
+    arguments
+}
+
+fn lane_arguments(hold: Option<Duration>) -> FieldTable {
+    let mut arguments = queue_arguments(false, false);
+    if let Some(hold) = hold {
+        arguments.insert("x-message-ttl".into(), millis(hold));
+        arguments.insert("x-dead-letter-exchange".into(), long_string(""));
+        arguments.insert("x-dead-letter-routing-key".into(), long_string(names::DUE));
+        arguments.insert("x-dead-letter-strategy".into(), long_string("at-least-once"));
+        arguments.insert("x-overflow".into(), long_string("reject-publish"));
     }
     arguments
 }

@@ -92,12 +92,19 @@ impl<T> Tracker<T> {
 
     /// Takes everything that is held, in the order of the tags.
     pub(crate) fn take_all(&mut self) -> Vec<(u64, T)> {
+        self.take_all_if(|_| true)
+    }
+
+    /// Takes everything held that `which` selects, in the order of the tags.
+    pub(crate) fn take_all_if(&mut self, which: impl Fn(&T) -> bool) -> Vec<(u64, T)> {
         let base = self.base;
         let mut taken = Vec::new();
         for (slot, tag) in self.slots.iter_mut().zip(base..) {
-            match std::mem::replace(slot, Slot::Taken) {
-                Slot::Held(entry) => taken.push((tag, entry)),
-                other => *slot = other,
+            if !matches!(slot, Slot::Held(entry) if which(entry)) {
+                continue;
+            }
+            if let Slot::Held(entry) = std::mem::replace(slot, Slot::Taken) {
+                taken.push((tag, entry));
             }
         }
         taken

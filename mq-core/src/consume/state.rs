@@ -42,6 +42,14 @@ struct Hand {
     serial: u64,
     /// `None` once it is settling.
     deadline: Option<Instant>,
+    turn: Turn,
+}
+
+/// Whether a hand-out has the turn of its key; what never queued for it must not end another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Taken,
+    Without,
 }
 
 /// A settlement on its way, beside the driver's copy of it.
@@ -185,7 +193,7 @@ impl State {
                 }
                 Admission::Alone => self.alone.push_back(incoming),
                 Admission::Dead => {
-                    let slot = self.hand(incoming, None).slot;
+                    let slot = self.hand(incoming, None, Turn::Without).slot;
                     let action = Action::Dead { reason: policy::MAX_ATTEMPTS.into(), error: None };
                     self.enqueue(slot, action, Reply::Nobody, 0, now);
                 }
@@ -231,16 +239,17 @@ impl State {
         let solo = self.solo == Solo::Started;
         let incoming = if solo { self.alone.pop_front() } else { self.ready.pop_front() }?;
         let lease = self.settings[incoming.subscription].lease;
-        let key = self.hand(incoming.clone(), Some(now + lease));
+        let turn = if solo { Turn::Without } else { Turn::Taken };
+        let key = self.hand(incoming.clone(), Some(now + lease), turn);
         if solo {
             self.solo = Solo::Running(key.slot);
         }
         Some((incoming, key))
     }
 
-    fn hand(&mut self, incoming: Arc<Incoming>, deadline: Option<Instant>) -> HandKey {
+    fn hand(&mut self, incoming: Arc<Incoming>, deadline: Option<Instant>, turn: Turn) -> HandKey {
         self.serial += 1;
-        let slot = self.hands.insert(Hand { incoming, serial: self.serial, deadline });
+        let slot = self.hands.insert(Hand { incoming, serial: self.serial, deadline, turn });
         HandKey { slot, serial: self.serial }
     }
 
@@ -331,7 +340,7 @@ impl State {
     pub(crate) fn complete(&mut self, slot: usize) {
         let Some(hand) = self.hands.try_remove(slot) else { return };
         self.forget(&hand.incoming);
-        if self.settings[hand.incoming.subscription].ordered {
+        if hand.turn == Turn::Taken && self.settings[hand.incoming.subscription].ordered {
             self.ready.extend(self.gate.leave(&hand.incoming));
         }
         if self.solo == Solo::Running(slot) {

@@ -71,6 +71,28 @@ async fn a_started_suspect_is_dead_lettered() {
 }
 
 #[tokio::test]
+async fn what_runs_alone_or_dies_leaves_the_turn_of_its_key_to_others() {
+    let mut state = state();
+    state.settings[0].ordered = true;
+    let now = Instant::now();
+    let keyed = |mut incoming: Incoming| {
+        incoming.message.key = Some("k".into());
+        incoming
+    };
+    let suspects = [suspect(1, 2, false), suspect(2, 3, true)];
+    let others = [incoming(3, None), incoming(4, None)];
+    state.admit(suspects.into_iter().chain(others).map(keyed).collect(), NOW);
+    assert_eq!(finish(&mut state), 1, "one is dead");
+    let token = state.next_solo().unwrap();
+    state.solo_started(token, &Ok(()));
+    let (_, key) = state.take(now).unwrap();
+    state.settle(key, Action::Ack, Reply::Nobody, NOW);
+    assert_eq!(finish(&mut state), 1);
+    assert_eq!(state.take(now).unwrap().0.token.high, 3);
+    assert!(state.take(now).is_none(), "4 waits behind 3");
+}
+
+#[tokio::test]
 async fn a_copy_that_is_refused_for_good_becomes_a_dead_letter() {
     let mut state = state();
     state.admit(vec![incoming(1, None)], NOW);
