@@ -18,8 +18,8 @@ const BATCH: usize = 1000;
 const SENDERS: usize = WINDOW / BATCH;
 /// Messages of one `receive_batch`.
 const TAKE: usize = 1000;
-/// Batches whose acks are not answered.
-const ACKS: usize = 8;
+/// Messages whose acks are not answered.
+const ACKS: usize = PREFETCH / 2;
 /// Deliveries in hand, those whose acks are not answered included.
 const PREFETCH: usize = 20_000;
 /// How long nothing may come.
@@ -81,7 +81,8 @@ async fn consume(client: &Client, spec: &Spec) -> Result<Report> {
     let subscriber = subscribe(client, spec).await?;
     let total = spec.warm_up + spec.count;
     let mut handled = Handled::default();
-    let mut acks: VecDeque<SettledAll> = VecDeque::new();
+    let mut acks: VecDeque<(usize, SettledAll)> = VecDeque::new();
+    let mut open = 0;
     let mut started = None;
     while handled.count < total {
         let batch = subscriber.receive_batch(TAKE, SILENCE).await?;
@@ -94,13 +95,17 @@ async fn consume(client: &Client, spec: &Spec) -> Result<Report> {
             let (key, id) = (message.key.as_deref().unwrap_or_default(), is_uuid(message));
             handled.take(id, key, &message.payload, message.headers.len());
         }
-        acks.push_back(mq::ack_all(batch));
-        if acks.len() > ACKS {
-            settled(acks.pop_front()).await?;
+        open += batch.len();
+        acks.push_back((batch.len(), mq::ack_all(batch)));
+        while open > ACKS
+            && let Some((many, oldest)) = acks.pop_front()
+        {
+            settled(oldest).await?;
+            open -= many;
         }
     }
-    while !acks.is_empty() {
-        settled(acks.pop_front()).await?;
+    for (_, rest) in acks {
+        settled(rest).await?;
     }
     let (meter, before) = started.context("the warm-up took all")?;
     let report = meter.stop(handled.count - before);
@@ -112,10 +117,8 @@ fn is_uuid(message: &mq::Message) -> bool {
     message.id.with_str(|id| id.len() == 36)
 }
 
-async fn settled(acks: Option<SettledAll>) -> Result<()> {
-    if let Some(acks) = acks
-        && let Err(failures) = acks.await
-    {
+async fn settled(acks: SettledAll) -> Result<()> {
+    if let Err(failures) = acks.await {
         let many = failures.len();
         bail!("{many} acks failed, the first: {:?}", failures.into_iter().next());
     }

@@ -181,8 +181,9 @@ pub struct Incoming {
 /// What a fetch brings. Core takes `revoked` first.
 #[derive(Debug, Default)]
 pub struct Fetched {
-    /// Messages; on a lane of an ordered group in their order.
-    pub deliveries: Vec<Incoming>,
+    /// Messages; on a lane of an ordered group in their order. Shared, so that core passes on a
+    /// pointer and never moves or reads what the driver's thread has just written.
+    pub deliveries: Vec<Arc<Incoming>>,
     /// Lanes that are about to go or are gone.
     pub revoked: Vec<Revocation>,
 }

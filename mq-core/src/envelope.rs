@@ -179,9 +179,26 @@ impl Decoder {
 
     /// Takes a native header whose bytes are borrowed; they are copied only where they are kept.
     pub fn header(&mut self, name: &str, value: &[u8]) {
-        if !(name.starts_with(PREFIX) || name == CONTENT_TYPE) || !self.own(name, value) {
-            self.headers.push(name, Bytes::copy_from_slice(value));
+        self.header_with(name, value, Bytes::copy_from_slice);
+    }
+
+    /// Takes a native header whose bytes are borrowed; `keep` copies what is kept.
+    pub fn header_with(&mut self, name: &str, value: &[u8], mut keep: impl FnMut(&[u8]) -> Bytes) {
+        if !self.takes(name, value) {
+            let kept = ByteString::try_from(keep(name.as_bytes()));
+            self.headers.push(kept.unwrap_or_else(|_| name.into()), keep(value));
         }
+    }
+
+    /// Takes a native header that is owned already.
+    pub fn owned_header(&mut self, name: ByteString, value: Bytes) {
+        if !self.takes(&name, &value) {
+            self.headers.push(name, value);
+        }
+    }
+
+    fn takes(&mut self, name: &str, value: &[u8]) -> bool {
+        (name.starts_with(PREFIX) || name == CONTENT_TYPE) && self.own(name, value)
     }
 
     /// Returns whether the header was one of ours and could be read.

@@ -155,14 +155,14 @@ pub(crate) struct Decoded {
 
 /// Reads a record of a topic or an inbox.
 pub(crate) fn decode(record: &BorrowedMessage<'_>, topic: &str, arena: &mut Arena) -> Decoded {
-    let mut decoder = read_headers(record);
+    let mut decoder = read_headers(record, arena);
     decoder.key = record.key().map(|key| arena.copy(key));
     finish(decoder, record, topic, arena)
 }
 
 /// Reads a record of a dead-letter topic, whose key is not the message's.
 pub(crate) fn decode_dead(record: &BorrowedMessage<'_>, topic: &str, arena: &mut Arena) -> Decoded {
-    finish(read_headers(record), record, topic, arena)
+    finish(read_headers(record, arena), record, topic, arena)
 }
 
 fn finish(mut decoder: Decoder, record: &BorrowedMessage<'_>, topic: &str, arena: &mut Arena) -> Decoded {
@@ -185,13 +185,15 @@ pub(crate) fn timestamp(record: &BorrowedMessage<'_>) -> Option<Timestamp> {
     Some(Timestamp::from_millis(u64::try_from(millis).unwrap_or(0)))
 }
 
-fn read_headers(record: &BorrowedMessage<'_>) -> Decoder {
+fn read_headers(record: &BorrowedMessage<'_>, arena: &mut Arena) -> Decoder {
     let mut decoder = Decoder::default();
     if let Some(headers) = record.headers() {
+        // One of them is the id.
+        decoder = Decoder::new(headers.count().saturating_sub(1));
         // The client panics at a name that is not UTF-8; what came before it is kept.
         let read = catch_unwind(AssertUnwindSafe(|| {
             for header in headers.iter() {
-                decoder.header(header.key, header.value.unwrap_or_default());
+                decoder.header_with(header.key, header.value.unwrap_or_default(), |part| arena.copy(part));
             }
         }));
         if read.is_err() {

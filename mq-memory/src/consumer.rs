@@ -113,7 +113,7 @@ impl MemoryConsumer {
             ));
             Revocation { lane, epoch, release: Some(ReleaseGuard { within: HAND_OVER, done }) }
         });
-        Fetched { deliveries: deliveries.collect(), revoked: revoked.collect() }
+        Fetched { deliveries: deliveries.map(Arc::new).collect(), revoked: revoked.collect() }
     }
 
     fn done(settlement: Settlement) -> Done {

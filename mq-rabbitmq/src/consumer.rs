@@ -214,6 +214,7 @@ impl RabbitConsumer {
             self.find_started(intake).await?;
             let deliveries = intake.take_ready();
             if !deliveries.is_empty() {
+                let deliveries = deliveries.into_iter().map(Arc::new).collect();
                 return Ok(Fetched { deliveries, revoked: Vec::new() });
             }
             match std::future::poll_fn(|context| intake.poll(budget, context)).await {

@@ -1,6 +1,7 @@
 //! Messages as stream entries: `body` is the payload, everything else is a field of its own name.
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use mq_core::envelope::{self, Decoder, Envelope, NativeFields};
 use mq_core::{Clock, Message};
 use redis::{Cmd, Value};
@@ -52,10 +53,18 @@ pub(crate) fn decode(entry: Entry) -> (Message, Envelope) {
             payload = Some(Bytes::from(value));
             continue;
         }
-        let name = String::from_utf8_lossy(&name);
-        decoder.header(name.strip_prefix(ESCAPE).unwrap_or(&name), &value);
+        decoder.owned_header(header_name(name), value.into());
     }
     decoder.finish(payload.unwrap_or_default(), || id.to_string().into())
+}
+
+fn header_name(name: Vec<u8>) -> ByteString {
+    let name = String::from_utf8(name)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    match name.strip_prefix(ESCAPE) {
+        Some(escaped) => escaped.into(),
+        None => name.into(),
+    }
 }
 
 /// Reads an entry that the server held until it was due: no clock of ours may hold it longer.

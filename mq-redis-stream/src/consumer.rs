@@ -236,7 +236,7 @@ impl Fetching {
     fn brought(&mut self, deliveries: Vec<Incoming>) -> Fetched {
         let bytes = deliveries.iter().map(|incoming| incoming.message.size()).sum();
         self.gauge.learn(deliveries.len(), bytes);
-        Fetched { deliveries, revoked: Vec::new() }
+        Fetched { deliveries: deliveries.into_iter().map(Arc::new).collect(), revoked: Vec::new() }
     }
 
     /// Waits for one of the reads under way, or for a change.

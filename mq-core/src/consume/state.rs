@@ -176,7 +176,7 @@ impl State {
     }
 
     /// Takes in what was fetched.
-    pub(crate) fn admit(&mut self, deliveries: Vec<Incoming>, now: Timestamp) {
+    pub(crate) fn admit(&mut self, deliveries: Vec<Arc<Incoming>>, now: Timestamp) {
         if self.phase != Phase::Open {
             return;
         }
@@ -184,7 +184,6 @@ impl State {
         for incoming in deliveries {
             self.have.bytes += incoming.message.size();
             let admission = policy::admit(&incoming, &self.settings[incoming.subscription], now);
-            let incoming = Arc::new(incoming);
             match admission {
                 Admission::Deliver => self.offer(incoming),
                 Admission::Hold(at) => {

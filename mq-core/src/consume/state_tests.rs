@@ -37,6 +37,10 @@ fn state() -> State {
 
 const NOW: Timestamp = Timestamp::from_millis(1000);
 
+fn admit(state: &mut State, deliveries: Vec<Incoming>, now: Timestamp) {
+    state.admit(deliveries.into_iter().map(Arc::new).collect(), now);
+}
+
 fn finish(state: &mut State) -> usize {
     let batch = state.take_settlements();
     batch.pending.iter().for_each(|pending| state.complete(pending.slot));
@@ -47,7 +51,7 @@ fn finish(state: &mut State) -> usize {
 async fn a_last_attempt_runs_alone_after_its_start_is_recorded() {
     let mut state = state();
     let now = Instant::now();
-    state.admit(vec![incoming(1, None), suspect(2, 2, false), incoming(3, None)], NOW);
+    admit(&mut state, vec![incoming(1, None), suspect(2, 2, false), incoming(3, None)], NOW);
     assert!(state.take(now).is_none(), "the suspect goes first, alone");
     let token = state.next_solo().unwrap();
     assert!(state.take(now).is_none(), "its start is not recorded yet");
@@ -63,7 +67,7 @@ async fn a_last_attempt_runs_alone_after_its_start_is_recorded() {
 #[tokio::test]
 async fn a_started_suspect_is_dead_lettered() {
     let mut state = state();
-    state.admit(vec![suspect(1, 3, true)], NOW);
+    admit(&mut state, vec![suspect(1, 3, true)], NOW);
     let batch = state.take_settlements();
     let Outcome::Relocate(relocation) = &batch.settlements[0].outcome else { panic!("not relocated") };
     assert_eq!(relocation.envelope.attempt, 2);
@@ -81,7 +85,7 @@ async fn what_runs_alone_or_dies_leaves_the_turn_of_its_key_to_others() {
     };
     let suspects = [suspect(1, 2, false), suspect(2, 3, true)];
     let others = [incoming(3, None), incoming(4, None)];
-    state.admit(suspects.into_iter().chain(others).map(keyed).collect(), NOW);
+    admit(&mut state, suspects.into_iter().chain(others).map(keyed).collect(), NOW);
     assert_eq!(finish(&mut state), 1, "one is dead");
     let token = state.next_solo().unwrap();
     state.solo_started(token, &Ok(()));
@@ -95,7 +99,7 @@ async fn what_runs_alone_or_dies_leaves_the_turn_of_its_key_to_others() {
 #[tokio::test]
 async fn a_copy_that_is_refused_for_good_becomes_a_dead_letter() {
     let mut state = state();
-    state.admit(vec![incoming(1, None)], NOW);
+    admit(&mut state, vec![incoming(1, None)], NOW);
     let (_, key) = state.take(Instant::now()).unwrap();
     let (caller, mut answer) = tokio::sync::oneshot::channel();
     let retry = Action::Retry { after: Duration::ZERO, error: None };
@@ -114,7 +118,7 @@ async fn a_copy_that_is_refused_for_good_becomes_a_dead_letter() {
 async fn an_expired_lease_makes_the_late_settlement_stale() {
     let mut state = state();
     let now = Instant::now();
-    state.admit(vec![incoming(1, None)], NOW);
+    admit(&mut state, vec![incoming(1, None)], NOW);
     let (_, key) = state.take(now).unwrap();
     let later = now + Duration::from_millis(600);
     state.extend(key, later).unwrap();
@@ -139,7 +143,7 @@ async fn held_messages_come_in_due_order() {
         incoming.message.deliver_at = Some(Timestamp::from_millis(at));
         incoming
     };
-    state.admit(vec![hold(1, 1300), hold(2, 1100), hold(3, 900)], NOW);
+    admit(&mut state, vec![hold(1, 1300), hold(2, 1100), hold(3, 900)], NOW);
     assert_eq!(state.take(Instant::now()).unwrap().0.token.high, 3);
     assert!(state.take(Instant::now()).is_none());
     assert_eq!(state.release_due(Timestamp::from_millis(1100)), Some(Timestamp::from_millis(1300)));
@@ -149,7 +153,7 @@ async fn held_messages_come_in_due_order() {
 #[tokio::test]
 async fn a_lane_is_not_released_by_draining_before_its_hand_is_settled() {
     let mut state = state();
-    state.admit(vec![incoming(1, None)], NOW);
+    admit(&mut state, vec![incoming(1, None)], NOW);
     let (_, key) = state.take(Instant::now()).unwrap();
     let (done, mut released) = tokio::sync::oneshot::channel();
     let release = Some(ReleaseGuard { within: Duration::from_secs(1), done });
@@ -165,7 +169,7 @@ async fn a_lane_is_not_released_by_draining_before_its_hand_is_settled() {
 #[tokio::test]
 async fn an_orderly_revocation_waits_for_what_is_in_hand() {
     let mut state = state();
-    state.admit(vec![incoming(1, None), incoming(2, None)], NOW);
+    admit(&mut state, vec![incoming(1, None), incoming(2, None)], NOW);
     let (_, key) = state.take(Instant::now()).unwrap();
     let (done, mut released) = tokio::sync::oneshot::channel();
     let release = Some(ReleaseGuard { within: Duration::from_secs(1), done });
@@ -195,7 +199,7 @@ proptest! {
                         message.message.deliver_at = Some(wall.plus(Duration::from_millis(400)));
                     }
                     message.token.lane = (serial % 2) as u32;
-                    state.admit(vec![message], wall);
+                    admit(&mut state, vec![message], wall);
                 }
                 2 => hands.extend(state.take(now).map(|(_, key)| key)),
                 3 => if let Some(key) = hands.pop() { state.settle(key, Action::Defer { after: Duration::ZERO }, Reply::Nobody, wall) },

@@ -5,15 +5,16 @@
 //! answered when the commit that covers it is.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use mq_core::driver::{Budget, Fetched, Incoming, Lane, Revocation, Suspect, Token};
 use mq_core::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
-use crate::tracker::{Acked, Ending, Snapshot, Tracker};
+use crate::tracker::{Acked, Delivered, Ending, Snapshot, Tracker};
 
 /// Fetches return about so many messages if there are several small chunks.
-const JOIN: usize = 256;
+const JOIN: usize = 1024;
 
 /// An ownership of a lane: which lane, and which time.
 pub(crate) type Ownership = (Lane, u32);
@@ -23,14 +24,14 @@ pub(crate) type Ownership = (Lane, u32);
 pub(crate) struct Chunk {
     pub(crate) lane: Lane,
     pub(crate) epoch: u32,
-    pub(crate) messages: Vec<Incoming>,
+    pub(crate) messages: Vec<Arc<Incoming>>,
     pub(crate) bytes: usize,
     /// The commit that reserves it.
     after: u64,
 }
 
 impl Chunk {
-    pub(crate) fn new(lane: Lane, epoch: u32, messages: Vec<Incoming>, bytes: usize) -> Self {
+    pub(crate) fn new(lane: Lane, epoch: u32, messages: Vec<Arc<Incoming>>, bytes: usize) -> Self {
         Self { lane, epoch, messages, bytes, after: 0 }
     }
 }
@@ -169,10 +170,10 @@ impl Books {
         let before = owned.tracker.pending();
         chunk.messages.retain_mut(|incoming| {
             let Some(known) = owned.tracker.deliver(offset(&incoming.token)) else { return false };
-            incoming.redelivered |= known.seen;
-            if known.crashes > 0 {
-                incoming.suspect = Some(Suspect { started: known.started });
-                incoming.envelope.attempt = incoming.envelope.attempt.saturating_add(known.crashes);
+            if (known.seen || known.crashes > 0)
+                && let Some(incoming) = Arc::get_mut(incoming)
+            {
+                recall(incoming, &known);
             }
             true
         });
@@ -455,6 +456,15 @@ impl Books {
 
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self.phase, Phase::Closed)
+    }
+}
+
+/// Notes in a delivery what is known of it from before.
+fn recall(incoming: &mut Incoming, known: &Delivered) {
+    incoming.redelivered |= known.seen;
+    if known.crashes > 0 {
+        incoming.suspect = Some(Suspect { started: known.started });
+        incoming.envelope.attempt = incoming.envelope.attempt.saturating_add(known.crashes);
     }
 }
 

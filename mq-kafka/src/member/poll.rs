@@ -19,9 +19,9 @@ use crate::codec::{Arena, decode};
 use crate::producer::position;
 
 /// Messages taken from one partition before the next has its turn.
-const BURST: usize = 256;
+const BURST: usize = 1024;
 /// Room for the first messages of a burst.
-const FIRST: usize = 32;
+const FIRST: usize = 128;
 /// Bytes after which a burst ends.
 const BURST_BYTES: usize = 1 << 20;
 /// Wake-ups are edges and may be missed: look at all queues this often.
@@ -102,7 +102,7 @@ fn drain(shared: &Shared, native: &Native, queue: &Queue, arena: &mut Arena) -> 
                     messages.reserve(limit.min(FIRST));
                 }
                 bytes += record.payload_len() + record.key_len();
-                messages.push(incoming(queue, source, &record, arena));
+                messages.push(Arc::new(incoming(queue, source, &record, arena)));
             }
             Some(Err(error)) => recover(shared, native, queue, source, &error),
         }
