@@ -46,6 +46,8 @@ struct Held {
     lane: usize,
     member: MemberId,
     epoch: u32,
+    /// Whether this holder was about to run it alone.
+    started: bool,
 }
 
 /// A message handed to a member.
@@ -178,13 +180,12 @@ impl Group {
 
     fn give_back(&mut self, which: impl Fn(&Held) -> bool, died: bool) {
         let back: Vec<(u64, Held)> = self.held.extract_if(|_, held| which(held)).collect();
-        for (serial, Held { mut item, lane, .. }) in back {
+        for (serial, Held { mut item, lane, started, .. }) in back {
             if died {
                 item.envelope.attempt += 1;
                 item.redelivered = true;
-                item.suspect.get_or_insert(false);
-            } else {
-                item.suspect = item.suspect.map(|_| false);
+                // Who leaves in order has started nothing; what it found stays.
+                item.suspect = Some(started || item.suspect == Some(true));
             }
             self.lanes[lane].ready.insert(serial, item);
         }
@@ -203,7 +204,8 @@ impl Group {
             {
                 budget.messages -= 1;
                 budget.bytes = budget.bytes.saturating_sub(item.message.size());
-                let held = Held { item: item.clone(), lane: index, member, epoch: lane.epoch };
+                let held =
+                    Held { item: item.clone(), lane: index, member, epoch: lane.epoch, started: false };
                 self.held.insert(serial, held);
                 into.push(Leased { serial, lane: index, epoch: lane.epoch, item });
             }
@@ -237,7 +239,7 @@ impl Group {
     pub(crate) fn start(&mut self, member: MemberId, done: &Done) -> Result<()> {
         self.held_by(member, done)?;
         if let Some(held) = self.held.get_mut(&done.serial) {
-            held.item.suspect = Some(true);
+            held.started = true;
         }
         Ok(())
     }
