@@ -2,38 +2,35 @@
 //! go together in the next.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use futures_util::future::{Either, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::Notify;
 
+/// A driver call that answers its callers when it is done.
+pub(crate) type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What a queue has for the pump.
-pub(crate) enum Next<B> {
-    /// A batch.
-    Batch(B),
+pub(crate) enum Next {
+    /// A call, to be begun or to be taken over.
+    Call(Call),
     /// Nothing now.
     Empty,
     /// Nothing any more: the pump ends when its calls have.
     Closed,
 }
 
-/// Takes batches with `next` when `wake` says so, and runs `call` on them, at most `in_flight` at once.
-/// Each call is polled once before the next is made, so calls begin in order.
-pub(crate) async fn pump<B, F: Future<Output = ()>>(
-    wake: &Notify,
-    in_flight: usize,
-    mut next: impl FnMut() -> Next<B>,
-    mut call: impl FnMut(B) -> F,
-) {
+/// Takes calls with `next` when `wake` says so and runs them, at most `in_flight` at once.
+/// Each call is polled once before the next is taken, so calls begin in order.
+pub(crate) async fn pump(wake: &Notify, in_flight: usize, mut next: impl FnMut() -> Next) {
     let mut calls = FuturesUnordered::new();
     loop {
         let mut closed = false;
         while calls.len() < in_flight {
             match next() {
-                Next::Batch(batch) => {
-                    let mut call = Box::pin(call(batch));
+                Next::Call(mut call) => {
                     if poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await.is_pending() {
                         calls.push(call);
                     }

@@ -7,8 +7,8 @@
 //!
 //! **Rules for every method**
 //! - *Blocking*: never block the calling thread; use a thread of your own for a blocking client.
-//! - *Cancellation*: core polls driver futures from tasks of its own and drops them only when the
-//!   handle is closed; still, a dropped future must leak nothing.
+//! - *Cancellation*: core polls driver futures to their end, whatever becomes of its callers, and drops
+//!   them only when the handle is closed; still, a dropped future must leak nothing.
 //! - *Concurrency*: all methods take `&self` and may run at once, as said at each.
 //! - *Who retries*: core retries nothing. A driver reconnects by itself, with jittered back-off,
 //!   tells [`Events`], and keeps `fetch` waiting meanwhile; only what time can't heal
@@ -97,9 +97,9 @@ pub trait Producer: Debug + Send + Sync {
     /// `InvalidInput` or `Unauthorized` says that it is stored nowhere, for certain; when in doubt
     /// the kind is `UnknownOutcome`.
     ///
-    /// Core calls this from one task and polls each future once before it makes the next call;
-    /// several are then in flight. Messages of one topic and key reach the broker in the order of
-    /// the calls and of the batch: hand the batch to the native client on the first poll.
+    /// Core polls each future once before it makes the next call that has an order with it; several
+    /// are then in flight, from several tasks. Messages of one topic and key reach the broker in the
+    /// order of the first polls and of the batch: hand the batch to the native client then.
     async fn send(&self, batch: Vec<Outgoing>) -> Vec<Result<Receipt>>;
 
     /// Waits until everything handed to the native client is confirmed or failed, then releases it.

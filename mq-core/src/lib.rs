@@ -17,6 +17,7 @@ pub mod envelope;
 mod error;
 mod event;
 pub mod ladder;
+mod lone;
 mod message;
 mod name;
 mod outbox;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot, watch};
 
 use crate::coalesce::{self, Next};
 use crate::counters::Counters;
 use crate::driver::{Budget, Outgoing, Producer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lone::{Lone, Place};
 use crate::message::Receipt;
 
 /// The most messages that single sends are joined to.
@@ -36,13 +37,37 @@ enum Entry {
 #[derive(Debug, Default)]
 struct Queue {
     entries: VecDeque<Entry>,
+    /// Driver calls under way.
+    calls: usize,
     closed: bool,
+}
+
+impl Queue {
+    /// Takes a batch, or singles up to a batch.
+    fn take(&mut self) -> Option<Work> {
+        let (first, caller) = match self.entries.pop_front()? {
+            Entry::Many(outgoing, caller, permit) => return Some(Work::Many(outgoing, caller, permit)),
+            Entry::One(outgoing, caller, permit) => (outgoing, (caller, permit)),
+        };
+        let (mut batch, mut callers) = (vec![first], vec![caller]);
+        while batch.len() < BATCH
+            && let Some(Entry::One(..)) = self.entries.front()
+            && let Some(Entry::One(outgoing, caller, permit)) = self.entries.pop_front()
+        {
+            batch.push(outgoing);
+            callers.push((caller, permit));
+        }
+        Some(Work::Singles(batch, callers))
+    }
 }
 
 /// The queue of a client's sends.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     queue: Mutex<Queue>,
+    /// The call of a send that came alone.
+    pub(crate) lone: Place,
+    producer: Arc<dyn Producer>,
     wake: Notify,
     messages: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
@@ -65,6 +90,8 @@ impl Outbox {
     ) -> Arc<Self> {
         let outbox = Arc::new(Self {
             queue: Mutex::default(),
+            lone: Place::default(),
+            producer,
             wake: Notify::new(),
             messages: Arc::new(Semaphore::new(window.messages)),
             bytes: Arc::new(Semaphore::new(window.bytes)),
@@ -73,12 +100,18 @@ impl Outbox {
             counters,
             backend,
         });
-        tokio::spawn(run(outbox.clone(), producer));
+        tokio::spawn(run(outbox.clone()));
         outbox
     }
 
     /// Waits for room in the window.
     pub(crate) async fn permit(&self, messages: usize, bytes: usize) -> Result<Permit> {
+        match self.take_room(messages, bytes) {
+            Ok(permit) => return Ok(permit),
+            Err(TryAcquireError::Closed) => return Err(closed()),
+            // A send that its caller does not poll may have the room.
+            Err(TryAcquireError::NoPermits) => self.nudge(),
+        }
         let (messages, bytes) = self.clamp(messages, bytes);
         let permit = |semaphore: &Arc<Semaphore>, many| semaphore.clone().acquire_many_owned(many);
         Ok(Permit {
@@ -89,17 +122,21 @@ impl Outbox {
 
     /// Takes room in the window if there is some.
     pub(crate) fn try_permit(&self, messages: usize, bytes: usize) -> Result<Permit> {
+        self.take_room(messages, bytes).map_err(|error| match error {
+            TryAcquireError::Closed => closed(),
+            TryAcquireError::NoPermits => Error::new(
+                ErrorKind::Full,
+                "the in-flight window is full; wait for earlier sends, or use `send`",
+            ),
+        })
+    }
+
+    fn take_room(&self, messages: usize, bytes: usize) -> std::result::Result<Permit, TryAcquireError> {
         let (messages, bytes) = self.clamp(messages, bytes);
-        let permit = |semaphore: &Arc<Semaphore>, many| {
-            semaphore.clone().try_acquire_many_owned(many).map_err(|error| match error {
-                tokio::sync::TryAcquireError::Closed => closed(),
-                tokio::sync::TryAcquireError::NoPermits => Error::new(
-                    ErrorKind::Full,
-                    "the in-flight window is full; wait for earlier sends, or use `send`",
-                ),
-            })
-        };
-        Ok(Permit { _messages: permit(&self.messages, messages)?, _bytes: permit(&self.bytes, bytes)? })
+        Ok(Permit {
+            _messages: self.messages.clone().try_acquire_many_owned(messages)?,
+            _bytes: self.bytes.clone().try_acquire_many_owned(bytes)?,
+        })
     }
 
     /// A batch larger than the window takes all of it.
@@ -124,6 +161,24 @@ impl Outbox {
         answer
     }
 
+    /// Sends a message whose caller waits for the answer; with nothing else under way the caller
+    /// makes the driver's call.
+    pub(crate) fn send(self: &Arc<Self>, outgoing: Outgoing, permit: Permit) -> Lone<'_> {
+        let (caller, answer) = oneshot::channel();
+        let mut queue = self.queue.lock();
+        if queue.calls > 0 || queue.closed || !queue.entries.is_empty() {
+            drop(queue);
+            self.enqueue(Entry::One(outgoing, caller, permit));
+            return Lone::new(self, None, answer);
+        }
+        queue.calls = 1;
+        let work = Work::Singles(vec![outgoing], vec![(caller, permit)]);
+        // Put there under the lock: whoever is queued next finds it.
+        let driven = self.lone.put(Box::pin(send(self.clone(), work)));
+        drop(queue);
+        Lone::new(self, Some(driven), answer)
+    }
+
     fn enqueue(&self, entry: Entry) {
         let mut queue = self.queue.lock();
         if queue.closed {
@@ -132,6 +187,11 @@ impl Outbox {
         }
         queue.entries.push_back(entry);
         drop(queue);
+        self.nudge();
+    }
+
+    /// Wakes the task: there is something to send, or a call to take over.
+    pub(crate) fn nudge(&self) {
         self.wake.notify_one();
     }
 
@@ -140,7 +200,7 @@ impl Outbox {
         self.queue.lock().closed = true;
         self.messages.close();
         self.bytes.close();
-        self.wake.notify_one();
+        self.nudge();
     }
 
     /// Returns when every send was answered and the producer closed.
@@ -155,29 +215,30 @@ impl Outbox {
         self.window.messages.saturating_sub(self.messages.available_permits())
     }
 
-    fn next(&self) -> Next<Work> {
+    fn next(self: &Arc<Self>) -> Next {
+        if let Some(call) = self.lone.claim() {
+            return Next::Call(call);
+        }
         let mut queue = self.queue.lock();
-        let Some(first) = queue.entries.pop_front() else {
-            return if queue.closed { Next::Closed } else { Next::Empty };
-        };
-        match first {
-            Entry::Many(outgoing, caller, permit) => Next::Batch(Work::Many(outgoing, caller, permit)),
-            Entry::One(outgoing, caller, permit) => {
-                let mut batch = vec![outgoing];
-                let mut callers = vec![(caller, permit)];
-                while batch.len() < BATCH
-                    && let Some(Entry::One(..)) = queue.entries.front()
-                    && let Some(Entry::One(outgoing, caller, permit)) = queue.entries.pop_front()
-                {
-                    batch.push(outgoing);
-                    callers.push((caller, permit));
-                }
-                Next::Batch(Work::Singles(batch, callers))
+        match queue.take() {
+            Some(work) => {
+                queue.calls += 1;
+                Next::Call(Box::pin(send(self.clone(), work)))
             }
+            // A call that its caller polls right now is claimed when it is put back.
+            None if queue.closed && queue.calls == 0 => Next::Closed,
+            None => Next::Empty,
         }
     }
 
-    fn count(&self, verdicts: &[Result<Receipt>]) {
+    /// Ends a call in the books.
+    fn answered(&self, verdicts: &[Result<Receipt>]) {
+        let mut queue = self.queue.lock();
+        queue.calls -= 1;
+        if queue.closed {
+            self.nudge();
+        }
+        drop(queue);
         let (mut sent, mut unknown) = (0, 0);
         for verdict in verdicts {
             match verdict {
@@ -196,36 +257,33 @@ enum Work {
     Many(Vec<Outgoing>, oneshot::Sender<Vec<Result<Receipt>>>, Permit),
 }
 
-async fn run(outbox: Arc<Outbox>, producer: Arc<dyn Producer>) {
-    coalesce::pump(
-        &outbox.wake,
-        CALLS,
-        || outbox.next(),
-        |work| send(outbox.clone(), producer.clone(), work),
-    )
-    .await;
-    producer.close().await;
+async fn run(outbox: Arc<Outbox>) {
+    coalesce::pump(&outbox.wake, CALLS, || outbox.next()).await;
+    outbox.producer.close().await;
     outbox.done.send_replace(true);
 }
 
-async fn send(outbox: Arc<Outbox>, producer: Arc<dyn Producer>, work: Work) {
-    let backend = outbox.backend;
-    let context = |verdict: Result<Receipt>| verdict.map_err(|error| error.during(backend, "send"));
+/// Makes a driver call and answers its callers.
+async fn send(outbox: Arc<Outbox>, work: Work) {
+    let context = |verdict: Result<Receipt>| verdict.map_err(|error| error.during(outbox.backend, "send"));
     // Callers that dropped their futures lose only the answer.
     match work {
         Work::Singles(batch, callers) => {
-            let verdicts = producer.send(batch).await;
-            outbox.count(&verdicts);
-            for ((caller, _permit), verdict) in callers.into_iter().zip(verdicts) {
+            let verdicts = outbox.producer.send(batch).await;
+            outbox.answered(&verdicts);
+            for ((caller, permit), verdict) in callers.into_iter().zip(verdicts) {
+                // Who reads the answer finds room for the next.
+                drop(permit);
                 drop(caller.send(context(verdict)));
             }
         }
-        Work::Many(batch, caller, _permit) => {
-            let mut verdicts = producer.send(batch).await;
-            outbox.count(&verdicts);
+        Work::Many(batch, caller, permit) => {
+            let mut verdicts = outbox.producer.send(batch).await;
+            outbox.answered(&verdicts);
             if verdicts.iter().any(Result::is_err) {
                 verdicts = verdicts.into_iter().map(context).collect();
             }
+            drop(permit);
             drop(caller.send(verdicts));
         }
     }

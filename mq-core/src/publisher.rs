@@ -93,7 +93,9 @@ impl Publisher {
     /// Until there is room in the in-flight window, dropping the future sends nothing. After that
     /// the message is on its way and only the answer is lost; [`enqueue`](Self::enqueue) tells the two apart.
     pub async fn send(&self, message: Message) -> Result<Receipt> {
-        self.enqueue(message).await?.await
+        let outgoing = self.check(message)?;
+        let permit = self.outbox.permit(1, outgoing.message.size()).await?;
+        self.outbox.send(outgoing, permit).await
     }
 
     /// Waits for room in the in-flight window and queues the message; the result resolves when the broker answered.

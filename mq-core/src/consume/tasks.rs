@@ -87,9 +87,12 @@ fn take_in(shared: &Shared, fetched: Fetched) {
 async fn settle(shared: Arc<Shared>) {
     let next = || {
         let mut state = shared.state.lock();
-        if state.has_settlements() { Next::Batch(state.take_settlements()) } else { Next::Empty }
+        if !state.has_settlements() {
+            return Next::Empty;
+        }
+        Next::Call(Box::pin(settle_batch(shared.clone(), state.take_settlements())))
     };
-    coalesce::pump(&shared.settle, SETTLE_CALLS, next, |batch| settle_batch(shared.clone(), batch)).await;
+    coalesce::pump(&shared.settle, SETTLE_CALLS, next).await;
 }
 
 async fn settle_batch(shared: Arc<Shared>, batch: SettleBatch) {
