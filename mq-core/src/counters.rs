@@ -44,6 +44,20 @@ pub struct Counts {
 }
 
 impl Counters {
+    /// Adds what came of settlements.
+    pub(crate) fn add_settled(&self, counts: &Counts) {
+        let all = [
+            (&self.acked, counts.acked),
+            (&self.retried, counts.retried),
+            (&self.deferred, counts.deferred),
+            (&self.dead, counts.dead),
+            (&self.stale, counts.stale),
+        ];
+        for (counter, count) in all.into_iter().filter(|(_, count)| *count > 0) {
+            counter.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn read(&self) -> Counts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {

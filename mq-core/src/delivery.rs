@@ -184,10 +184,11 @@ pub fn ack_all(deliveries: Vec<Delivery>) -> SettledAll {
         let shared = first.shared.clone();
         let of_shared =
             std::iter::from_fn(|| deliveries.next_if(|(_, next)| Arc::ptr_eq(&next.shared, &shared)));
-        shared.settle_many(of_shared.map(|(index, mut delivery)| {
+        let keys = of_shared.map(|(index, mut delivery)| {
             delivery.settled = true;
-            (delivery.key, Action::Ack, Reply::Batch(reply.clone(), index))
-        }));
+            (index, delivery.key)
+        });
+        shared.ack_all(keys, reply.clone());
     }
     SettledAll(any.then_some(answer))
 }

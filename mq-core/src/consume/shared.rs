@@ -7,13 +7,16 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::reply::Reply;
+use super::reply::{Answer, BatchReply, Reply};
 use super::state::{Action, HandKey, Phase, State};
+use crate::clock::Timestamp;
 use crate::counters::Counters;
 use crate::driver::{Consumer, Context, Incoming};
 use crate::error::Result;
 
+/// Aligned, so that the reference counts, which every delivery changes, are not on the lock's cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
     pub(crate) consumer: Arc<dyn Consumer>,
@@ -79,21 +82,26 @@ impl Shared {
 
     /// Settles one delivery: queued when this returns.
     pub(crate) fn settle(&self, key: HandKey, action: Action, reply: Reply) {
-        self.settle_many(std::iter::once((key, action, reply)));
+        self.settling(|state, now| state.settle(key, action, reply, now));
     }
 
-    /// Settles many deliveries under one lock.
-    pub(crate) fn settle_many(&self, settlements: impl Iterator<Item = (HandKey, Action, Reply)>) {
+    /// Acks many deliveries under one lock, each with its index in the batch.
+    pub(crate) fn ack_all(&self, keys: impl Iterator<Item = (usize, HandKey)>, reply: Arc<BatchReply>) {
+        self.settling(|state, now| state.ack_all(keys, reply, now));
+    }
+
+    fn settling(&self, settle: impl FnOnce(&mut State, Timestamp) -> Option<Answer>) {
         let now = self.context.clock.now();
         let mut state = self.state.lock();
         let idle = !state.has_settlements();
-        for (key, action, reply) in settlements {
-            state.settle(key, action, reply, now);
-        }
+        let answer = settle(&mut state, now);
         let wake = idle && state.has_settlements();
         drop(state);
         if wake {
             self.settle.notify_one();
+        }
+        if let Some(answer) = answer {
+            answer.send();
         }
     }
 
@@ -121,10 +129,16 @@ impl Shared {
 
     /// Ends the tasks; what is in hand turns stale. Returns how many that was.
     pub(crate) fn end(&self) -> usize {
-        let left = self.state.lock().close();
+        let (left, answers) = self.state.lock().close();
         self.stop.send_replace(true);
         self.ready.notify_waiters();
         self.idle.notify_waiters();
+        answers.into_iter().for_each(Answer::send);
         left
+    }
+
+    /// Answers what is not answered with `unanswered`: the tasks have ended.
+    pub(crate) fn abandon(&self) {
+        self.state.lock().abandon();
     }
 }

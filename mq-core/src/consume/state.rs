@@ -13,7 +13,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::gate::KeyGate;
-use super::reply::Reply;
+use super::reply::{Answer, BatchReply, Replies, Reply};
 use crate::clock::Timestamp;
 use crate::driver::{Budget, Incoming, Lane, Outcome, Revocation, Settlement, Token};
 use crate::error::{Error, ErrorKind, Result};
@@ -59,18 +59,6 @@ pub(crate) struct Pending {
     pub(crate) action: Action,
     pub(crate) reply: Reply,
     pub(crate) tries: u32,
-}
-
-impl Pending {
-    /// Takes note that the broker will never store the copy as it is: the caller hears so now, and
-    /// the message is to become a dead letter.
-    pub(crate) fn refuse(&mut self, error: &Error) {
-        std::mem::replace(&mut self.reply, Reply::Nobody).send(Err(error.duplicate()));
-        if matches!(self.action, Action::Retry { .. } | Action::Defer { .. }) {
-            self.action =
-                Action::Dead { reason: policy::REFUSED.into(), error: Some(error.to_string().into()) };
-        }
-    }
 }
 
 /// A batch of settlements for the driver, and whom to answer.
@@ -134,6 +122,7 @@ pub(crate) struct State {
     serial: u64,
     have: Budget,
     batch: SettleBatch,
+    replies: Replies,
     revoking: Vec<Revocation>,
     phase: Phase,
     failure: Option<Error>,
@@ -153,6 +142,7 @@ impl State {
             serial: 0,
             have: Budget { messages: 0, bytes: 0 },
             batch: SettleBatch::default(),
+            replies: Replies::default(),
             revoking: Vec::new(),
             phase: Phase::Open,
             failure: None,
@@ -256,13 +246,52 @@ impl State {
         self.hands.get_mut(key.slot).filter(|hand| hand.serial == key.serial && hand.deadline.is_some())
     }
 
-    /// Settles what is in hand.
-    pub(crate) fn settle(&mut self, key: HandKey, action: Action, reply: Reply, now: Timestamp) {
+    /// Settles what is in hand; returns the answer if there is one already.
+    pub(crate) fn settle(
+        &mut self,
+        key: HandKey,
+        action: Action,
+        reply: Reply,
+        now: Timestamp,
+    ) -> Option<Answer> {
         if self.phase != Phase::Closed && self.in_hand(key).is_some() {
             self.enqueue(key.slot, action, reply, 0, now);
-        } else {
-            reply.send(Err(stale()));
+            return None;
         }
+        self.answer(reply, Err(stale()))
+    }
+
+    /// Acks what is in hand, as a part of a batch that is answered together; returns the answers
+    /// that are there already.
+    pub(crate) fn ack_all(
+        &mut self,
+        keys: impl Iterator<Item = (usize, HandKey)>,
+        reply: Arc<BatchReply>,
+        now: Timestamp,
+    ) -> Option<Answer> {
+        let group = self.replies.open(reply);
+        for (index, key) in keys {
+            let reply = self.replies.join(group, index);
+            // The group is open: no answer yet.
+            let _ = self.settle(key, Action::Ack, reply, now);
+        }
+        self.replies.seal(group)
+    }
+
+    /// Takes note of a verdict; returns what to tell the caller now.
+    pub(crate) fn answer(&mut self, reply: Reply, verdict: Result<()>) -> Option<Answer> {
+        self.replies.answer(reply, verdict)
+    }
+
+    /// Takes note that the broker will never store a copy as it is: the caller hears so now, and the
+    /// message is to become a dead letter.
+    pub(crate) fn refuse(&mut self, pending: &mut Pending, error: &Error) -> Option<Answer> {
+        if matches!(pending.action, Action::Retry { .. } | Action::Defer { .. }) {
+            let error = Some(error.to_string().into());
+            pending.action = Action::Dead { reason: policy::REFUSED.into(), error };
+        }
+        let reply = std::mem::replace(&mut pending.reply, Reply::Nobody);
+        self.answer(reply, Err(error.duplicate()))
     }
 
     /// Starts the lease anew.
@@ -335,9 +364,9 @@ impl State {
         std::mem::replace(&mut self.batch, next)
     }
 
-    /// Ends a settlement that the driver answered.
-    pub(crate) fn complete(&mut self, slot: usize) {
-        let Some(hand) = self.hands.try_remove(slot) else { return };
+    /// Ends a settlement that the driver answered; returns the message, to be freed without a lock.
+    pub(crate) fn complete(&mut self, slot: usize) -> Option<Arc<Incoming>> {
+        let hand = self.hands.try_remove(slot)?;
         self.forget(&hand.incoming);
         if hand.turn == Turn::Taken && self.settings[hand.incoming.subscription].ordered {
             self.ready.extend(self.gate.leave(&hand.incoming));
@@ -348,6 +377,7 @@ impl State {
         if !self.revoking.is_empty() {
             self.finish_revocations();
         }
+        Some(hand.incoming)
     }
 
     fn forget(&mut self, incoming: &Incoming) {
@@ -453,27 +483,32 @@ impl State {
         self.hands.len()
     }
 
-    /// Makes what is still in hand stale and returns how many that was; answers what never reached
-    /// the driver.
-    pub(crate) fn close(&mut self) -> usize {
+    /// Makes what is still in hand stale and returns how many that was, with the answers to what
+    /// never reached the driver.
+    pub(crate) fn close(&mut self) -> (usize, Vec<Answer>) {
         self.drain();
         self.phase = Phase::Closed;
-        for pending in self.take_settlements().pending {
-            pending.reply.send(Err(Error::new(
-                ErrorKind::Closed,
-                "the subscriber was closed before this was settled",
-            )));
-        }
+        let never = std::mem::take(&mut self.batch).pending;
+        let answers = never.into_iter().filter_map(|pending| {
+            let text = "the subscriber was closed before this was settled";
+            self.replies.answer(pending.reply, Err(Error::new(ErrorKind::Closed, text)))
+        });
+        let answers = answers.collect();
         let left = self.hands.len();
         self.hands.clear();
         self.revoking.clear();
-        left
+        (left, answers)
     }
 
-    /// Ends the consumer with what time can't heal.
-    pub(crate) fn fail(&mut self, error: Error) {
+    /// Ends the consumer with what time can't heal; returns answers.
+    pub(crate) fn fail(&mut self, error: Error) -> Vec<Answer> {
         self.failure = Some(error);
-        self.close();
+        self.close().1
+    }
+
+    /// Gives up on answers: no task is left to bring them.
+    pub(crate) fn abandon(&mut self) {
+        self.replies.clear();
     }
 
     /// Returns the error of who receives from a consumer that is not open.

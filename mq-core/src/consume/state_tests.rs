@@ -43,8 +43,13 @@ fn admit(state: &mut State, deliveries: Vec<Incoming>, now: Timestamp) {
 
 fn finish(state: &mut State) -> usize {
     let batch = state.take_settlements();
-    batch.pending.iter().for_each(|pending| state.complete(pending.slot));
+    batch.pending.iter().for_each(|pending| drop(state.complete(pending.slot)));
     batch.pending.len()
+}
+
+/// Settles, and tells the caller what there is to tell.
+fn settle(state: &mut State, key: HandKey, action: Action, reply: Reply, now: Timestamp) {
+    state.settle(key, action, reply, now).into_iter().for_each(Answer::send);
 }
 
 #[tokio::test]
@@ -59,7 +64,7 @@ async fn a_last_attempt_runs_alone_after_its_start_is_recorded() {
     let (running, key) = state.take(now).unwrap();
     assert_eq!(running.token.high, 2);
     assert!(state.take(now).is_none(), "nothing beside it");
-    state.settle(key, Action::Ack, Reply::Nobody, NOW);
+    settle(&mut state, key, Action::Ack, Reply::Nobody, NOW);
     assert_eq!(finish(&mut state), 1);
     assert_eq!(state.take(now).unwrap().0.token.high, 1);
 }
@@ -90,7 +95,7 @@ async fn what_runs_alone_or_dies_leaves_the_turn_of_its_key_to_others() {
     let token = state.next_solo().unwrap();
     state.solo_started(token, &Ok(()));
     let (_, key) = state.take(now).unwrap();
-    state.settle(key, Action::Ack, Reply::Nobody, NOW);
+    settle(&mut state, key, Action::Ack, Reply::Nobody, NOW);
     assert_eq!(finish(&mut state), 1);
     assert_eq!(state.take(now).unwrap().0.token.high, 3);
     assert!(state.take(now).is_none(), "4 waits behind 3");
@@ -103,9 +108,10 @@ async fn a_copy_that_is_refused_for_good_becomes_a_dead_letter() {
     let (_, key) = state.take(Instant::now()).unwrap();
     let (caller, mut answer) = tokio::sync::oneshot::channel();
     let retry = Action::Retry { after: Duration::ZERO, error: None };
-    state.settle(key, retry, Reply::One(caller), NOW);
+    settle(&mut state, key, retry, Reply::One(caller), NOW);
     let mut pending = state.take_settlements().pending.remove(0);
-    pending.refuse(&Error::new(ErrorKind::Rejected, "too large"));
+    let refused = state.refuse(&mut pending, &Error::new(ErrorKind::Rejected, "too large"));
+    refused.into_iter().for_each(Answer::send);
     assert_eq!(answer.try_recv().unwrap().unwrap_err().kind(), ErrorKind::Rejected);
     state.again(pending, NOW);
     let batch = state.take_settlements();
@@ -130,7 +136,7 @@ async fn an_expired_lease_makes_the_late_settlement_stale() {
     state.expire(later + Duration::from_secs(1), NOW, |_| expired += 1);
     assert_eq!(expired, 1);
     let (caller, mut answer) = tokio::sync::oneshot::channel();
-    state.settle(key, Action::Ack, Reply::One(caller), NOW);
+    settle(&mut state, key, Action::Ack, Reply::One(caller), NOW);
     assert_eq!(answer.try_recv().unwrap().unwrap_err().kind(), ErrorKind::StaleDelivery);
     assert_eq!(finish(&mut state), 1, "only the relocation");
 }
@@ -161,7 +167,7 @@ async fn a_lane_is_not_released_by_draining_before_its_hand_is_settled() {
     state.drain();
     assert_eq!(state.room(), None, "nothing is fetched while draining");
     assert_eq!(released.try_recv().unwrap_err(), tokio::sync::oneshot::error::TryRecvError::Empty);
-    state.settle(key, Action::Ack, Reply::Nobody, NOW);
+    settle(&mut state, key, Action::Ack, Reply::Nobody, NOW);
     finish(&mut state);
     assert_eq!(released.try_recv().unwrap_err(), tokio::sync::oneshot::error::TryRecvError::Closed);
 }
@@ -176,7 +182,7 @@ async fn an_orderly_revocation_waits_for_what_is_in_hand() {
     state.revoke(Revocation { lane: 0, epoch: 0, release });
     assert!(state.take(Instant::now()).is_none());
     assert_eq!(released.try_recv().unwrap_err(), tokio::sync::oneshot::error::TryRecvError::Empty);
-    state.settle(key, Action::Ack, Reply::Nobody, NOW);
+    settle(&mut state, key, Action::Ack, Reply::Nobody, NOW);
     finish(&mut state);
     assert_eq!(released.try_recv().unwrap_err(), tokio::sync::oneshot::error::TryRecvError::Closed);
 }
@@ -202,7 +208,7 @@ proptest! {
                     admit(&mut state, vec![message], wall);
                 }
                 2 => hands.extend(state.take(now).map(|(_, key)| key)),
-                3 => if let Some(key) = hands.pop() { state.settle(key, Action::Defer { after: Duration::ZERO }, Reply::Nobody, wall) },
+                3 => if let Some(key) = hands.pop() { settle(&mut state, key, Action::Defer { after: Duration::ZERO }, Reply::Nobody, wall) },
                 4 => { finish(&mut state); }
                 5 => {
                     now += Duration::from_millis(300);
@@ -226,4 +232,30 @@ proptest! {
         }
         prop_assert_eq!(state.have, Budget { messages: 0, bytes: 0 });
     }
+}
+
+#[tokio::test]
+async fn a_batch_is_answered_once_with_its_failures() {
+    let (mut one, mut other) = (state(), state());
+    let now = Instant::now();
+    admit(&mut one, (1..=3).map(|serial| incoming(serial, None)).collect(), NOW);
+    admit(&mut other, vec![incoming(4, None)], NOW);
+    let keys: Vec<HandKey> = (0..3).map(|_| one.take(now).unwrap().1).collect();
+    let (_, late) = other.take(now).unwrap();
+    settle(&mut one, keys[1], Action::Ack, Reply::Nobody, NOW);
+    other.lose(0);
+    let (reply, mut answer) = BatchReply::new(4);
+    assert!(one.ack_all(keys.into_iter().enumerate(), reply.clone(), NOW).is_none(), "two are under way");
+    other.ack_all(std::iter::once((3, late)), reply, NOW).unwrap().send();
+    let mut pending = one.take_settlements().pending;
+    assert!(answer.try_recv().is_err());
+    let again = pending.remove(2);
+    for pending in pending {
+        one.answer(pending.reply, Ok(())).into_iter().for_each(Answer::send);
+    }
+    assert!(answer.try_recv().is_err(), "one failed and is tried again");
+    one.answer(again.reply, Ok(())).unwrap().send();
+    let mut stale: Vec<usize> = answer.try_recv().unwrap().into_iter().map(|(index, _)| index).collect();
+    stale.sort_unstable();
+    assert_eq!(stale, [1, 3]);
 }

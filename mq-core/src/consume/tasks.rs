@@ -7,10 +7,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::reply::Answer;
 use super::shared::Shared;
-use super::state::{Action, Pending, Phase, SettleBatch};
+use super::state::{Action, Pending, Phase, SettleBatch, State};
 use crate::coalesce::{self, Next};
-use crate::driver::{Fetched, Token};
+use crate::counters::Counts;
+use crate::driver::{Fetched, Incoming, Token};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 
@@ -22,7 +24,12 @@ const SETTLE_PAUSE: Duration = Duration::from_secs(5);
 /// Starts the tasks; they end when `stop` turns true.
 pub(crate) fn start(shared: &Arc<Shared>) {
     tokio::spawn(until_stopped(shared.stop.subscribe(), fetch(shared.clone())));
-    tokio::spawn(until_stopped(shared.stop.subscribe(), settle(shared.clone())));
+    let settling = until_stopped(shared.stop.subscribe(), settle(shared.clone()));
+    let ending = shared.clone();
+    tokio::spawn(async move {
+        settling.await;
+        ending.abandon();
+    });
     tokio::spawn(until_stopped(shared.stop.subscribe(), keep_time(shared.clone())));
 }
 
@@ -47,9 +54,10 @@ async fn fetch(shared: Arc<Shared>) {
                 if error.kind() != ErrorKind::Closed {
                     shared.context.events.failed("fetch", &error);
                 }
-                shared.state.lock().fail(error.during(shared.backend, "receive"));
+                let answers = shared.state.lock().fail(error.during(shared.backend, "receive"));
                 shared.ready.notify_waiters();
                 shared.idle.notify_waiters();
+                answers.into_iter().for_each(Answer::send);
                 return;
             }
         }
@@ -97,32 +105,62 @@ async fn settle(shared: Arc<Shared>) {
 
 async fn settle_batch(shared: Arc<Shared>, batch: SettleBatch) {
     let verdicts = shared.consumer.settle(batch.settlements).await;
-    let mut failed = Vec::new();
-    let mut answers = Vec::with_capacity(batch.pending.len());
+    let mut done = Done::default();
     {
         let mut state = shared.state.lock();
-        for (mut pending, verdict) in batch.pending.into_iter().zip(verdicts) {
-            match &verdict {
-                Err(error) if state.phase() != Phase::Closed && error.kind() != ErrorKind::StaleDelivery => {
-                    if matches!(error.kind(), ErrorKind::Rejected | ErrorKind::InvalidInput) {
-                        pending.refuse(error);
-                    }
-                    failed.push((pending, verdict));
-                    continue;
-                }
-                _ => state.complete(pending.slot),
-            }
-            answers.push((pending, verdict));
+        done.spent.reserve(batch.pending.len());
+        for (pending, verdict) in batch.pending.into_iter().zip(verdicts) {
+            done.take(&mut state, &shared, pending, verdict);
         }
         let (ready, room, idle) = (state.has_ready(), state.room().is_some(), state.unsettled() == 0);
         drop(state);
         wake(&shared, ready, room, idle);
     }
-    for (pending, verdict) in answers {
-        answer(&shared, pending, verdict);
+    done.tell(&shared);
+    if !done.failed.is_empty() {
+        tokio::spawn(try_again(shared, done.failed));
     }
-    if !failed.is_empty() {
-        tokio::spawn(try_again(shared, failed));
+}
+
+/// What came of a batch of settlements.
+#[derive(Default)]
+struct Done {
+    spent: Vec<Arc<Incoming>>,
+    answers: Vec<Answer>,
+    failed: Vec<(Pending, Error)>,
+    counts: Counts,
+}
+
+impl Done {
+    fn take(&mut self, state: &mut State, shared: &Shared, mut pending: Pending, verdict: Result<()>) {
+        if let Err(error) = &verdict
+            && state.phase() != Phase::Closed
+            && error.kind() != ErrorKind::StaleDelivery
+        {
+            if matches!(error.kind(), ErrorKind::Rejected | ErrorKind::InvalidInput) {
+                self.answers.extend(state.refuse(&mut pending, error));
+            }
+            self.failed.extend(verdict.err().map(|error| (pending, error)));
+            return;
+        }
+        self.spent.extend(state.complete(pending.slot));
+        let count = match (&verdict, &pending.action) {
+            (Err(_), _) => &mut self.counts.stale,
+            (Ok(()), Action::Ack) => &mut self.counts.acked,
+            (Ok(()), Action::Retry { .. }) => &mut self.counts.retried,
+            (Ok(()), Action::Dead { .. }) => &mut self.counts.dead,
+            (Ok(()), Action::Defer { .. }) => &mut self.counts.deferred,
+        };
+        *count += 1;
+        let verdict = verdict.map_err(|error| error.during(shared.backend, "settle"));
+        self.answers.extend(state.answer(pending.reply, verdict));
+    }
+
+    /// Counts, answers and frees.
+    fn tell(&mut self, shared: &Shared) {
+        shared.counters.add_settled(&self.counts);
+        self.answers.drain(..).for_each(Answer::send);
+        self.spent.clear();
     }
 }
 
@@ -140,22 +178,10 @@ fn wake(shared: &Shared, ready: bool, room: bool, idle: bool) {
     }
 }
 
-fn answer(shared: &Shared, pending: Pending, verdict: Result<()>) {
-    let counter = match (&verdict, &pending.action) {
-        (Err(_), _) => &shared.counters.stale,
-        (Ok(()), Action::Ack) => &shared.counters.acked,
-        (Ok(()), Action::Retry { .. }) => &shared.counters.retried,
-        (Ok(()), Action::Dead { .. }) => &shared.counters.dead,
-        (Ok(()), Action::Defer { .. }) => &shared.counters.deferred,
-    };
-    counter.fetch_add(1, Ordering::Relaxed);
-    pending.reply.send(verdict.map_err(|error| error.during(shared.backend, "settle")));
-}
-
 /// The source is still this consumer's and nobody else will get it: settle it until it succeeds,
 /// turns stale, or the consumer is closed.
-async fn try_again(shared: Arc<Shared>, failed: Vec<(Pending, Result<()>)>) {
-    if let Some((_, Err(error))) = failed.first() {
+async fn try_again(shared: Arc<Shared>, failed: Vec<(Pending, Error)>) {
+    if let Some((_, error)) = failed.first() {
         shared.context.events.failed("settle", error);
     }
     let tries = failed.iter().map(|(pending, _)| pending.tries).max().unwrap_or(0);
@@ -169,18 +195,16 @@ async fn try_again(shared: Arc<Shared>, failed: Vec<(Pending, Result<()>)>) {
     let mut state = shared.state.lock();
     let closed = stopped || state.phase() == Phase::Closed;
     let mut answers = Vec::new();
-    for (pending, verdict) in failed {
+    for (pending, error) in failed {
         if closed {
-            answers.push((pending, verdict));
+            answers.extend(state.answer(pending.reply, Err(error)));
         } else {
             state.again(pending, now);
         }
     }
     drop(state);
     shared.settle.notify_one();
-    for (pending, verdict) in answers {
-        pending.reply.send(verdict);
-    }
+    answers.into_iter().for_each(Answer::send);
 }
 
 async fn keep_time(shared: Arc<Shared>) {
