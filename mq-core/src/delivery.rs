@@ -34,7 +34,7 @@ pub struct Delivery {
 
 impl Delivery {
     pub(crate) fn new(shared: Arc<Shared>, incoming: Arc<Incoming>, key: HandKey) -> Self {
-        Self { shared, incoming, key, settled: false }
+        Self { shared, incoming, key, settled: key == HandKey::SETTLED }
     }
 
     /// Returns the message.

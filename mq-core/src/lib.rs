@@ -33,6 +33,7 @@ pub use admin::Admin;
 pub use capability::{Capabilities, Capability, Support};
 pub use client::{Client, ClientOptions, IN_FLIGHT};
 pub use clock::{Clock, Timestamp};
+pub use consume::AckMode;
 pub use counters::Counts;
 pub use delivery::{Delivery, Settled, SettledAll, ack_all};
 pub use driver::{Budget, DeadLetter, Page, Selection, Stats, TopicInfo};

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::consume;
+use crate::consume::AckMode;
 use crate::consume::shared::Shared;
 use crate::consume::state::State;
 use crate::delivery::Delivery;
@@ -33,6 +34,7 @@ pub struct SubscriberBuilder {
     spec: TopicSpec,
     settings: GroupSettings,
     prefetch: Budget,
+    ack_mode: AckMode,
     policy: Policy,
 }
 
@@ -46,6 +48,7 @@ impl SubscriberBuilder {
             spec: TopicSpec::default(),
             settings: GroupSettings::default(),
             prefetch: PREFETCH,
+            ack_mode: AckMode::default(),
             policy,
         }
     }
@@ -71,6 +74,13 @@ impl SubscriberBuilder {
     /// as the backend's page says.
     pub fn prefetch_bytes(mut self, bytes: usize) -> Self {
         self.prefetch.bytes = bytes.max(1);
+        self
+    }
+
+    /// Sets who settles what is received; a choice of this member alone. Default
+    /// [`AckMode::Manual`].
+    pub fn ack_mode(mut self, mode: AckMode) -> Self {
+        self.ack_mode = mode;
         self
     }
 
@@ -143,7 +153,7 @@ impl SubscriberBuilder {
         let consumer = consumer
             .map_err(|error| error.during(backend, "subscribe").on_topic(&topics[0]).in_group(&group))?;
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::new(vec![self.settings; topics.len()], self.prefetch)),
+            state: Mutex::new(State::new(vec![self.settings; topics.len()], self.prefetch, self.ack_mode)),
             consumer,
             context: self.client.inner.backend.context().clone(),
             counters: self.client.inner.counters.clone(),
@@ -291,12 +301,10 @@ impl Subscriber {
     pub async fn receive_batch(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
         tokio::task::coop::consume_budget().await;
         let shared = &self.handle.shared;
-        let mut taken = Vec::new();
-        shared.take_many(max, &mut taken)?;
+        let mut taken = shared.take_many(max)?;
         if taken.is_empty() {
             let some = self.wait_for(|| {
-                let mut taken = Vec::new();
-                shared.take_many(max, &mut taken)?;
+                let taken = shared.take_many(max)?;
                 Ok((!taken.is_empty()).then_some(taken))
             });
             match tokio::time::timeout(wait, some).await {
@@ -306,6 +314,19 @@ impl Subscriber {
         }
         let deliver = |(incoming, key)| Delivery::new(shared.clone(), incoming, key);
         Ok(taken.into_iter().map(deliver).collect())
+    }
+
+    /// Hands out nothing more until [`resume`](Self::resume); what is in hand may be settled.
+    ///
+    /// What was fetched stays this member's, at most the prefetch; nothing more is fetched. A receive
+    /// that waits goes on waiting.
+    pub fn pause(&self) {
+        self.handle.shared.pause(true);
+    }
+
+    /// Goes on after [`pause`](Self::pause).
+    pub fn resume(&self) {
+        self.handle.shared.pause(false);
     }
 
     /// Receives as a stream; it ends when the subscriber is closed.

@@ -80,6 +80,9 @@ pub fn manifest() -> Vec<Case> {
         Uses 6 "publish.one_task_keeps_order" publish::one_task_keeps_order: "1,000 pipelined sends of one key come in their order";
         Uses 1 "publish.missing_topic_by_policy" publish::missing_topic_by_policy: "a missing topic is an error under Verify and Assume, and made under Create";
         Uses 10 "publish.full_window_waits" publish::full_window_waits: "a full window returns Full to who does not wait and lets who waits go on";
+        Uses 1 "publish.verdicts_of_many_tasks" publish::verdicts_of_many_tasks: "eight tasks share a publisher, half of their messages are refused: each gets its own verdict";
+        Uses 1 "publish.limits_are_exact" publish::limits_are_exact: "keys and subjects are taken at their limits and refused one byte over, with the limit";
+        Uses 11 "publish.one_at_a_time_in_order" publish::one_at_a_time_in_order: "sends that are awaited, queued, or polled once and dropped arrive in their order, none lost";
 
         Uses 7 "groups.topics_are_isolated" groups::topics_are_isolated: "messages of one topic never come from another";
         Uses 2 "groups.every_group_gets_everything" groups::every_group_gets_everything: "each of three groups gets every message";
@@ -106,6 +109,9 @@ pub fn manifest() -> Vec<Case> {
         Uses 12 "settle.as_a_stream" settle::as_a_stream: "a subscriber is a stream that ends when closed";
         Uses 4 "settle.after_close_is_stale" settle::after_close_is_stale: "a settlement after close is stale, and the message comes back";
         Uses 7 "settle.retry_is_isolated" settle::retry_is_isolated: "one group's retries are invisible to another";
+        Uses 4 "settle.acked_before_the_hand_over" settle::acked_before_the_hand_over: "with AckMode::Auto each message is handed over once, also when dropped, cancelled or closed upon";
+        Uses 3 "settle.each_of_a_batch_its_own_way" settle::each_of_a_batch_its_own_way: "acked, retried, deferred and dead-lettered in turn: each goes its own way";
+        Uses 3 "settle.fifty_retries" settle::fifty_retries: "fifty attempts are fifty attempts, and then a dead letter";
 
         Uses 4 "lease.not_twice_while_leased" lease::not_twice_while_leased: "a leased message goes to nobody else";
         Uses 4 "lease.expires_while_the_holder_lives" lease::expires_while_the_holder_lives: "after its lease a message comes again though its holder lives; the late ack is stale";
@@ -129,6 +135,8 @@ pub fn manifest() -> Vec<Case> {
         Uses 8 "dead.redriven_and_dead_again" dead::redriven_and_dead_again: "redriven and dead again, three times: nothing lost";
         Uses 8 "dead.purge" dead::purge: "chosen letters and all letters can be removed";
         Uses 7 "dead.isolated" dead::isolated: "one group's dead letters are invisible to another";
+        Uses 8 "dead.nothing_selected" dead::nothing_selected: "an unknown id redrives and purges nothing, a page beyond the end is empty";
+        Uses 8 "dead.redrive_all_of_many" dead::redrive_all_of_many: "500 letters redriven all come back, and none is left";
 
         Times 5 "delay.never_early_never_late" delay::never_early_never_late: "mixed delays up to 3.5 s: none early, none a second late";
         Times 5 "delay.long_blocks_no_short" delay::long_blocks_no_short: "an hour and a minute in front do not hold up 300 ms";
@@ -138,6 +146,8 @@ pub fn manifest() -> Vec<Case> {
         Uses 5 "delay.every_group_gets_it" delay::every_group_gets_it: "a delayed message comes whole to every group";
         Uses 5 "delay.longer_than_the_lease" delay::longer_than_the_lease: "a retry delay of five leases is one attempt";
         Uses 5 "delay.defer_waits" delay::defer_waits: "a deferred message comes after its time, uncounted";
+        Uses 5 "delay.past_and_short" delay::past_and_short: "what is due already, or in 1 ms, comes at once";
+        Uses 5 "delay.years" delay::years: "delays of 1, 10 and 30 years are kept and hold up nothing";
 
         Uses 6 "order.single_consumer" order::single_consumer: "one member gets each key's messages in order, one at a time";
         Uses 6 "order.one_in_hand_per_key" order::one_in_hand_per_key: "a key's next message waits for the settlement of the one before";
@@ -153,6 +163,8 @@ pub fn manifest() -> Vec<Case> {
         Uses 10 "flow.batch_up_to_max" flow::batch_up_to_max: "a batch is at most max, or empty when the wait is over";
         Uses 11 "flow.cancelled_receive_loses_nothing" flow::cancelled_receive_loses_nothing: "1,000 cancelled receives lose nothing";
         Uses 11 "flow.dropped_ack_still_holds" flow::dropped_ack_still_holds: "an ack whose future is dropped holds";
+        Uses 10 "flow.pause_and_resume" flow::pause_and_resume: "a paused subscriber gets nothing, another group everything; after resume nothing is missing";
+        Uses 2 "flow.clones_share" flow::clones_share: "eight tasks on clones of a subscriber get each message once";
 
         Uses 8 "inspect.counts" inspect::counts: "ready, in flight and dead are exact when quiet, or null";
         Uses 8 "inspect.delayed_count" inspect::delayed_count: "delayed is exact, or null";
@@ -170,6 +182,9 @@ pub fn manifest() -> Vec<Case> {
         Uses 9 "lifecycle.topic_deleted_under_a_consumer" lifecycle::topic_deleted_under_a_consumer: "a topic deleted under a consumer is made again, with an event, and both sides go on";
         Uses 9 "lifecycle.cannot_connect" lifecycle::cannot_connect: "wrong credentials, a refused port, an unknown host and an unknown URL key: a typed error within 5 s";
         Uses 2 "lifecycle.reopen_many_times" lifecycle::reopen_many_times: "ten consumers in a row, each taking three of thirty messages, lose none";
+        Uses 13 "lifecycle.secrets_are_not_shown" lifecycle::secrets_are_not_shown: "a password shows in no error, cause or Debug of a connection that fails";
+        Uses 12 "lifecycle.dropped_subscriber_gives_back" lifecycle::dropped_subscriber_gives_back: "a subscriber dropped without close gives back what it held; what is in hand can be settled";
+        Uses 12 "lifecycle.client_close_drains_all" lifecycle::client_close_drains_all: "closing a client drains all its subscribers and reports what it gave back";
 
         Uses 3 "history.settlements" history::settlements: "a seeded history of acks, retries, defers, drops, expiries and dead letters ends as in the memory model";
         Uses 6 "history.ordered" history::ordered: "the same on an ordered group, each key in order";

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -13,6 +13,9 @@ use crate::clock::Timestamp;
 use crate::counters::Counters;
 use crate::driver::{Consumer, Context, Incoming};
 use crate::error::Result;
+
+/// A message handed out, and its place in the books.
+pub(crate) type Taken = (Arc<Incoming>, HandKey);
 
 /// Aligned, so that the reference counts, which every delivery changes, are not on the lock's cache line.
 #[derive(Debug)]
@@ -39,35 +42,42 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Hands out one message if there is one.
-    pub(crate) fn take(&self) -> Result<Option<(Arc<Incoming>, HandKey)>> {
-        let now = Instant::now();
+    pub(crate) fn take(&self) -> Result<Option<Taken>> {
         let mut state = self.state.lock();
-        let Some(taken) = state.take(now) else {
-            return state.ended().map_or(Ok(None), Err);
-        };
-        let more = state.has_ready();
-        drop(state);
-        if more {
-            self.ready.notify_one();
+        let taken = if state.acks_first() {
+            self.take_acked(&mut state, 1).pop()
         } else {
-            self.room.notify_one();
-        }
-        self.counters.received.fetch_add(1, Ordering::Relaxed);
-        Ok(Some(taken))
+            state.take(Instant::now())
+        };
+        self.taken(state, usize::from(taken.is_some()))?;
+        Ok(taken)
     }
 
     /// Hands out up to `max` messages under one lock.
-    pub(crate) fn take_many(&self, max: usize, into: &mut Vec<(Arc<Incoming>, HandKey)>) -> Result<()> {
+    pub(crate) fn take_many(&self, max: usize) -> Result<Vec<Taken>> {
         let now = Instant::now();
         let mut state = self.state.lock();
-        while into.len() < max {
-            let Some(taken) = state.take(now) else { break };
-            into.push(taken);
+        let taken = if state.acks_first() {
+            self.take_acked(&mut state, max)
+        } else {
+            std::iter::from_fn(|| state.take(now)).take(max).collect()
+        };
+        self.taken(state, taken.len())?;
+        Ok(taken)
+    }
+
+    fn take_acked(&self, state: &mut State, max: usize) -> Vec<Taken> {
+        let acked = state.take_acked(max, Instant::now(), self.context.clock.now());
+        if acked.is_empty() && state.has_settlements() {
+            self.settle.notify_one();
         }
-        if into.is_empty()
-            && let Some(ended) = state.ended()
-        {
-            return Err(ended);
+        acked.into_iter().map(|incoming| (incoming, HandKey::SETTLED)).collect()
+    }
+
+    /// Wakes who may go on now; fails if nothing was taken and nothing will come.
+    fn taken(&self, state: MutexGuard<'_, State>, count: usize) -> Result<()> {
+        if count == 0 {
+            return state.ended().map_or(Ok(()), Err);
         }
         let more = state.has_ready();
         drop(state);
@@ -76,8 +86,17 @@ impl Shared {
         } else {
             self.room.notify_one();
         }
-        self.counters.received.fetch_add(into.len() as u64, Ordering::Relaxed);
+        self.counters.received.fetch_add(count as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Holds everything back, or lets it flow again.
+    pub(crate) fn pause(&self, paused: bool) {
+        self.state.lock().pause(paused);
+        if !paused {
+            self.ready.notify_one();
+            self.room.notify_one();
+        }
     }
 
     /// Settles one delivery: queued when this returns.

@@ -12,10 +12,11 @@ use bytestring::ByteString;
 use slab::Slab;
 use tokio::time::Instant;
 
+use super::auto::{AckMode, Auto};
 use super::gate::KeyGate;
 use super::reply::{Answer, BatchReply, Replies, Reply};
 use crate::clock::Timestamp;
-use crate::driver::{Budget, Incoming, Lane, Outcome, Revocation, Settlement, Token};
+use crate::driver::{Budget, Incoming, Outcome, Revocation, Settlement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::{self, Admission, Case};
 use crate::topology::GroupSettings;
@@ -36,12 +37,21 @@ pub(crate) struct HandKey {
     serial: u64,
 }
 
+impl HandKey {
+    /// Of a delivery that was settled before it was handed out.
+    pub(crate) const SETTLED: Self = Self { slot: usize::MAX, serial: 0 };
+
+    pub(super) fn slot(self) -> usize {
+        self.slot
+    }
+}
+
 #[derive(Debug)]
-struct Hand {
-    incoming: Arc<Incoming>,
+pub(super) struct Hand {
+    pub(super) incoming: Arc<Incoming>,
     serial: u64,
     /// `None` once it is settling.
-    deadline: Option<Instant>,
+    pub(super) deadline: Option<Instant>,
     turn: Turn,
 }
 
@@ -69,7 +79,7 @@ pub(crate) struct SettleBatch {
 }
 
 #[derive(Debug)]
-struct Held(Timestamp, u64, Arc<Incoming>);
+pub(super) struct Held(Timestamp, u64, pub(super) Arc<Incoming>);
 
 impl PartialEq for Held {
     fn eq(&self, other: &Self) -> bool {
@@ -88,8 +98,9 @@ impl Ord for Held {
     }
 }
 
+/// How far the suspect at the head of those that run alone got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Solo {
+pub(super) enum Solo {
     Idle,
     /// Its start is being recorded.
     Starting,
@@ -111,25 +122,27 @@ pub(crate) enum Phase {
 
 #[derive(Debug)]
 pub(crate) struct State {
-    settings: Vec<GroupSettings>,
+    pub(super) settings: Vec<GroupSettings>,
     prefetch: Budget,
-    ready: VecDeque<Arc<Incoming>>,
-    held: BinaryHeap<Reverse<Held>>,
-    gate: KeyGate,
-    alone: VecDeque<Arc<Incoming>>,
-    solo: Solo,
-    hands: Slab<Hand>,
+    pub(super) ready: VecDeque<Arc<Incoming>>,
+    pub(super) held: BinaryHeap<Reverse<Held>>,
+    pub(super) gate: KeyGate,
+    pub(super) alone: VecDeque<Arc<Incoming>>,
+    pub(super) solo: Solo,
+    pub(super) hands: Slab<Hand>,
     serial: u64,
     have: Budget,
     batch: SettleBatch,
     replies: Replies,
-    revoking: Vec<Revocation>,
-    phase: Phase,
+    pub(super) revoking: Vec<Revocation>,
+    pub(super) phase: Phase,
     failure: Option<Error>,
+    paused: bool,
+    pub(super) auto: Auto,
 }
 
 impl State {
-    pub(crate) fn new(settings: Vec<GroupSettings>, prefetch: Budget) -> Self {
+    pub(crate) fn new(settings: Vec<GroupSettings>, prefetch: Budget, mode: AckMode) -> Self {
         Self {
             settings,
             prefetch,
@@ -146,6 +159,8 @@ impl State {
             revoking: Vec::new(),
             phase: Phase::Open,
             failure: None,
+            paused: false,
+            auto: Auto::new(mode),
         }
     }
 
@@ -160,7 +175,7 @@ impl State {
             messages: self.prefetch.messages.saturating_sub(self.have.messages),
             bytes: self.prefetch.bytes.saturating_sub(self.have.bytes),
         };
-        let some = room.messages > 0 && room.bytes > 0 && self.phase == Phase::Open;
+        let some = room.messages > 0 && room.bytes > 0 && self.phase == Phase::Open && !self.paused;
         let much = room.messages >= self.prefetch.messages.div_ceil(4);
         (some && (much || self.ready.is_empty())).then_some(room)
     }
@@ -211,8 +226,17 @@ impl State {
         None
     }
 
-    /// Returns whether a call of [`take`](Self::take) would return something.
+    /// Holds everything back, or lets it flow again.
+    pub(crate) fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
+    /// Returns whether a call of [`take`](Self::take) would return something, or begin to ack it.
     pub(crate) fn has_ready(&self) -> bool {
+        !self.paused && (self.auto.has_acked() || !self.auto.is_busy() && self.has_unacked())
+    }
+
+    fn has_unacked(&self) -> bool {
         match self.solo {
             Solo::Idle => self.alone.is_empty() && !self.ready.is_empty(),
             Solo::Started => true,
@@ -222,7 +246,11 @@ impl State {
 
     /// Hands out one message; its lease starts now.
     pub(crate) fn take(&mut self, now: Instant) -> Option<(Arc<Incoming>, HandKey)> {
-        if !self.has_ready() || self.phase != Phase::Open {
+        if self.has_ready() { self.take_unacked(now) } else { None }
+    }
+
+    pub(super) fn take_unacked(&mut self, now: Instant) -> Option<(Arc<Incoming>, HandKey)> {
+        if !self.has_unacked() || self.phase != Phase::Open {
             return None;
         }
         let solo = self.solo == Solo::Started;
@@ -330,7 +358,7 @@ impl State {
         next
     }
 
-    fn enqueue(&mut self, slot: usize, action: Action, reply: Reply, tries: u32, now: Timestamp) {
+    pub(super) fn enqueue(&mut self, slot: usize, action: Action, reply: Reply, tries: u32, now: Timestamp) {
         let hand = &mut self.hands[slot];
         hand.deadline = None;
         let Incoming { token, subscription, message, envelope, .. } = &*hand.incoming;
@@ -380,91 +408,9 @@ impl State {
         Some(hand.incoming)
     }
 
-    fn forget(&mut self, incoming: &Incoming) {
+    pub(super) fn forget(&mut self, incoming: &Incoming) {
         self.have.messages -= 1;
         self.have.bytes -= incoming.message.size();
-    }
-
-    /// Gives up a lane: what was not handed out is forgotten; a lost lane's hand-outs are stale.
-    pub(crate) fn revoke(&mut self, revocation: Revocation) {
-        let lane = revocation.lane;
-        for incoming in self.gate.forget(lane) {
-            self.forget(&incoming);
-        }
-        let (gone, kept) = self.ready.drain(..).partition(|incoming| incoming.token.lane == lane);
-        self.ready = kept;
-        let gone: VecDeque<Arc<Incoming>> = gone;
-        for incoming in gone {
-            self.forget(&incoming);
-            if self.settings[incoming.subscription].ordered {
-                self.ready.extend(self.gate.leave(&incoming));
-            }
-        }
-        let held = std::mem::take(&mut self.held).into_vec();
-        let alone = std::mem::take(&mut self.alone);
-        for Reverse(held) in held {
-            match held.2.token.lane == lane {
-                true => self.forget(&held.2),
-                false => self.held.push(Reverse(held)),
-            }
-        }
-        if self.solo == Solo::Started && alone.front().is_some_and(|first| first.token.lane == lane) {
-            self.solo = Solo::Idle;
-        }
-        for incoming in alone {
-            match incoming.token.lane == lane {
-                true => self.forget(&incoming),
-                false => self.alone.push_back(incoming),
-            }
-        }
-        if revocation.release.is_some() {
-            self.revoking.push(revocation);
-            self.finish_revocations();
-        } else {
-            self.lose(lane);
-        }
-    }
-
-    /// Drops what is in hand from a lost lane; what is settling gets the driver's answer.
-    fn lose(&mut self, lane: Lane) {
-        let lost: Vec<usize> = self
-            .hands
-            .iter()
-            .filter(|(_, hand)| hand.incoming.token.lane == lane && hand.deadline.is_some())
-            .map(|(slot, _)| slot)
-            .collect();
-        for slot in lost {
-            self.complete(slot);
-        }
-        self.revoking.retain(|revocation| revocation.lane != lane);
-    }
-
-    fn finish_revocations(&mut self) {
-        let hands = &self.hands;
-        self.revoking
-            .retain(|revocation| hands.iter().any(|(_, hand)| hand.incoming.token.lane == revocation.lane));
-    }
-
-    /// Returns the suspect whose start must be recorded now: nothing is in hand.
-    pub(crate) fn next_solo(&mut self) -> Option<Token> {
-        if self.solo != Solo::Idle || !self.hands.is_empty() || self.phase != Phase::Open {
-            return None;
-        }
-        let token = self.alone.front()?.token;
-        self.solo = Solo::Starting;
-        Some(token)
-    }
-
-    /// Takes in whether the start was recorded.
-    pub(crate) fn solo_started(&mut self, token: Token, recorded: &Result<()>) {
-        let first = self.alone.front().is_some_and(|first| first.token == token);
-        self.solo = if first && recorded.is_ok() { Solo::Started } else { Solo::Idle };
-        if first
-            && recorded.as_ref().is_err_and(|error| error.kind() == ErrorKind::StaleDelivery)
-            && let Some(gone) = self.alone.pop_front()
-        {
-            self.forget(&gone);
-        }
     }
 
     /// Stops handing out and forgets what was not handed out; the driver gives it back at close.

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::driver::Token;
 use crate::driver::{ReleaseGuard, Suspect};
 use crate::envelope::Envelope;
 use crate::message::Message;
@@ -29,10 +30,12 @@ fn suspect(serial: u64, attempt: u32, started: bool) -> Incoming {
 }
 
 fn state() -> State {
-    State::new(
-        vec![GroupSettings::default().max_attempts(2).lease(Duration::from_secs(1))],
-        Budget { messages: 8, bytes: 1 << 20 },
-    )
+    state_with(AckMode::Manual)
+}
+
+fn state_with(mode: AckMode) -> State {
+    let settings = vec![GroupSettings::default().max_attempts(2).lease(Duration::from_secs(1))];
+    State::new(settings, Budget { messages: 8, bytes: 1 << 20 }, mode)
 }
 
 const NOW: Timestamp = Timestamp::from_millis(1000);
@@ -258,4 +261,36 @@ async fn a_batch_is_answered_once_with_its_failures() {
     let mut stale: Vec<usize> = answer.try_recv().unwrap().into_iter().map(|(index, _)| index).collect();
     stale.sort_unstable();
     assert_eq!(stale, [1, 3]);
+}
+
+#[tokio::test]
+async fn what_is_acked_first_is_handed_over_when_the_ack_is_answered() {
+    let mut state = state_with(AckMode::Auto);
+    let now = Instant::now();
+    admit(&mut state, (1..=3).map(|serial| incoming(serial, None)).collect(), NOW);
+    let taken = |state: &mut State| -> Vec<u64> {
+        state.take_acked(2, now, NOW).iter().map(|incoming| incoming.token.high).collect()
+    };
+    assert!(taken(&mut state).is_empty() && taken(&mut state).is_empty());
+    let pending = state.take_settlements().pending;
+    assert_eq!(pending.len(), 2, "no more than was asked for");
+    for (pending, kept) in pending.into_iter().zip([true, false]) {
+        let message = state.complete(pending.slot);
+        state.acked(message.filter(|_| kept));
+    }
+    state.pause(true);
+    assert!(taken(&mut state).is_empty(), "paused");
+    state.pause(false);
+    assert_eq!(taken(&mut state), [1], "the other's ack was stale");
+    assert!(taken(&mut state).is_empty() && state.has_settlements());
+}
+
+#[tokio::test]
+async fn a_pause_holds_back_and_fetches_nothing() {
+    let mut state = state();
+    admit(&mut state, vec![incoming(1, None)], NOW);
+    state.pause(true);
+    assert!(!state.has_ready() && state.room().is_none() && state.take(Instant::now()).is_none());
+    state.pause(false);
+    assert!(state.room().is_some() && state.take(Instant::now()).is_some());
 }

@@ -143,7 +143,12 @@ impl Done {
             self.failed.extend(verdict.err().map(|error| (pending, error)));
             return;
         }
-        self.spent.extend(state.complete(pending.slot));
+        let message = state.complete(pending.slot);
+        if state.acks_first() && matches!(pending.action, Action::Ack) {
+            state.acked(message.filter(|_| verdict.is_ok()));
+        } else {
+            self.spent.extend(message);
+        }
         let count = match (&verdict, &pending.action) {
             (Err(_), _) => &mut self.counts.stale,
             (Ok(()), Action::Ack) => &mut self.counts.acked,

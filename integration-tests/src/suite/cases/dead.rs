@@ -159,3 +159,47 @@ pub(crate) async fn isolated(context: Context) -> Result<Verdict> {
     ensure!(context.stats(&topic, "other").await?.dead == Some(0), "another group's count");
     Ok(Verdict::Pass)
 }
+
+pub(crate) async fn nothing_selected(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let group = context.group("g");
+    let subscriber = context.subscribe(&topic, "g").await?;
+    send(&context.publisher(&topic).await?, "m", 3).await?;
+    for delivery in take(&subscriber, 3).await? {
+        delivery.dead_letter("hopeless").await?;
+    }
+    let admin = context.admin();
+    let nobody = Selection::Ids(vec!["no-such-id".into()]);
+    ensure!(admin.redrive(&topic, &group, &nobody).await? == 0, "an unknown id was redriven");
+    ensure!(admin.purge(&topic, &group, &nobody).await? == 0, "an unknown id was purged");
+    ensure!(
+        admin.dead_letters(&topic, &group, Page { offset: 3, limit: 5 }).await?.is_empty(),
+        "a page too many"
+    );
+    ensure!(
+        admin.dead_letters(&topic, &group, Page { offset: 0, limit: 5 }).await?.len() == 3,
+        "letters lost"
+    );
+    quiet(&subscriber).await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn redrive_all_of_many(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let group = context.group("g");
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let sent = send(&context.publisher(&topic).await?, "m", 500).await?;
+    let mut settled = Vec::new();
+    for delivery in take(&subscriber, 500).await? {
+        settled.push(delivery.dead_letter("all of them"));
+    }
+    for settled in settled {
+        settled.await?;
+    }
+    let moved = context.admin().redrive(&topic, &group, &Selection::All).await?;
+    ensure!(moved == 500, "{moved} redriven");
+    ensure!(drain(&subscriber, 500).await? == sent, "not all came back");
+    context.until_empty(&topic, "g").await?;
+    ensure!(context.stats(&topic, "g").await?.dead == Some(0), "letters left behind");
+    Ok(Verdict::Pass)
+}

@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Result, ensure};
 use mq::{GroupSettings, Message, Timestamp};
 
-use crate::suite::context::{Context, body, drain, one, send_with, take};
+use crate::suite::context::{Context, body, drain, one, quiet, send, send_with, take};
 use crate::suite::manifest::Verdict;
 
 fn now() -> Timestamp {
@@ -148,5 +148,38 @@ pub(crate) async fn defer_waits(context: Context) -> Result<Verdict> {
     let again = one(&subscriber).await?;
     ensure!(now().as_millis() + EARLY >= due.as_millis() && again.attempt() == 1, "{again:?}");
     again.ack().await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn past_and_short(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let publisher = context.publisher(&topic).await?;
+    let begun = Timestamp::from(SystemTime::now());
+    for (number, at) in
+        [Timestamp::from_millis(0), begun, begun.plus(Duration::from_millis(1))].into_iter().enumerate()
+    {
+        publisher.send(Message::new(format!("{number}")).deliver_at(at)).await?;
+    }
+    ensure!(drain(&subscriber, 3).await? == ["0", "1", "2"], "not all came");
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn years(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let publisher = context.publisher(&topic).await?;
+    let year = Duration::from_secs(365 * 24 * 3600);
+    for years in [1, 30] {
+        let at = Timestamp::from(SystemTime::now()).plus(year * years);
+        publisher.send(Message::new("far").deliver_at(at)).await?;
+    }
+    send(&publisher, "now", 1).await?;
+    let delivery = one(&subscriber).await?;
+    ensure!(body(&delivery) == "now00000", "{} came", body(&delivery));
+    delivery.defer(year * 10).await?;
+    quiet(&subscriber).await?;
+    let delayed = context.stats(&topic, "g").await?.delayed;
+    ensure!(delayed.is_none_or(|delayed| delayed == 3), "{delayed:?} delayed");
     Ok(Verdict::Pass)
 }

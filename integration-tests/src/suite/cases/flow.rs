@@ -109,3 +109,52 @@ pub(crate) async fn dropped_ack_still_holds(context: Context) -> Result<Verdict>
     quiet(&subscriber).await?;
     Ok(Verdict::Pass)
 }
+
+pub(crate) async fn pause_and_resume(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let (paused, other) = (context.subscribe(&topic, "g").await?, context.subscribe(&topic, "other").await?);
+    let publisher = context.publisher(&topic).await?;
+    send(&publisher, "first", 1).await?;
+    let held = one(&paused).await?;
+    paused.pause();
+    let sent = send(&publisher, "m", 200).await?;
+    held.ack().await?;
+    drain(&other, 201).await?;
+    quiet(&paused).await?;
+    let waiting = {
+        let paused = paused.clone();
+        tokio::spawn(async move { one(&paused).await?.ack().await.map_err(anyhow::Error::from) })
+    };
+    paused.resume();
+    waiting.await??;
+    ensure!(drain(&paused, 199).await?.len() == sent.len() - 1, "not all came after the pause");
+    context.until_empty(&topic, "g").await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn clones_share(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscriber(&topic, "g").prefetch(100).open().await?;
+    let sent = send(&context.publisher(&topic).await?, "m", 2000).await?;
+    let mut tasks = Vec::new();
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    for _ in 0..8 {
+        let (subscriber, seen) = (subscriber.clone(), seen.clone());
+        tasks.push(tokio::spawn(async move {
+            while let Ok(delivery) = subscriber.receive().await {
+                seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(body(&delivery));
+                delivery.ack().await?;
+            }
+            anyhow::Ok(())
+        }));
+    }
+    context.until_empty(&topic, "g").await?;
+    subscriber.close(Duration::from_secs(10)).await?;
+    for task in tasks {
+        task.await??;
+    }
+    let mut seen = std::mem::take(&mut *seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+    seen.sort();
+    ensure!(seen == sent, "{} messages for {} sent", seen.len(), sent.len());
+    Ok(Verdict::Pass)
+}

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use mq::{ErrorKind, Message};
 
-use crate::suite::context::{Context, body, drain, expect_kind, one, send, take};
+use crate::suite::context::{Context, body, drain, expect_kind, one, quiet, send, take};
 use crate::suite::manifest::Verdict;
 
 pub(crate) async fn receive_after_close(context: Context) -> Result<Verdict> {
@@ -155,5 +155,80 @@ pub(crate) async fn cannot_connect(context: Context) -> Result<Verdict> {
         let told = format!("{error} {error:?}");
         ensure!(!told.contains("canary-password"), "{what}: the password is shown: {told}");
     }
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn secrets_are_not_shown(context: Context) -> Result<Verdict> {
+    const CANARY: &str = "canary-password";
+    let hidden = |what: &str, text: String| {
+        ensure!(!text.contains(CANARY), "{what} shows the password: {text}");
+        Ok(())
+    };
+    for (wrong, url, _) in context.harness.broken_urls() {
+        let Some((scheme, rest)) = url.split_once("://") else { continue };
+        let rest = rest.rsplit('@').next().unwrap_or(rest);
+        let url = format!("{scheme}://user:{CANARY}@{rest}");
+        match mq::connect(&url).await {
+            Err(error) => {
+                hidden(wrong, format!("{error} {error:?}"))?;
+                let mut source = std::error::Error::source(&error);
+                while let Some(cause) = source {
+                    hidden(wrong, format!("{cause} {cause:?}"))?;
+                    source = cause.source();
+                }
+            }
+            Ok(client) => {
+                hidden(wrong, format!("{client:?}"))?;
+                if let Err(error) = client.publisher("t").await {
+                    hidden(wrong, format!("{error} {error:?}"))?;
+                }
+            }
+        }
+    }
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn dropped_subscriber_gives_back(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscriber(&topic, "g").prefetch(10).open().await?;
+    let publisher = context.publisher(&topic).await?;
+    let sent = send(&publisher, "m", 60).await?;
+    let mut bodies = drain(&subscriber, 5).await?;
+    // In hand when the subscriber goes: still to be settled, and settled.
+    let held = one(&subscriber).await?;
+    bodies.push(body(&held));
+    drop(subscriber);
+    held.ack().await?;
+    let next = context.subscribe(&topic, "g").await?;
+    bodies.extend(drain(&next, 54).await?);
+    bodies.sort();
+    ensure!(bodies == sent, "{} messages for {} sent", bodies.len(), sent.len());
+    quiet(&next).await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn client_close_drains_all(context: Context) -> Result<Verdict> {
+    let (a, b) = (context.topic(), context.topic());
+    let client = context.harness.client().await?;
+    let group = context.group("g");
+    let first = client.subscriber(&a, &group).open().await?;
+    let second = client.subscriber(&b, &group).open().await?;
+    let publisher = client.publisher(&a).await?;
+    send(&publisher, "m", 20).await?;
+    send(&client.publisher(&b).await?, "m", 20).await?;
+    let (held, left) = (take(&first, 20).await?, take(&second, 20).await?);
+    let closing = tokio::spawn({
+        let client = client.clone();
+        async move { client.close(Duration::from_secs(3)).await }
+    });
+    for delivery in held {
+        delivery.ack().await?;
+    }
+    let report = closing.await??;
+    ensure!(report.given_back == left.len() && report.unanswered == 0, "{report:?}");
+    expect_kind(publisher.send(mq::Message::new("m")).await, ErrorKind::Closed)?;
+    drop(left);
+    ensure!(drain(&context.subscribe(&b, "g").await?, 20).await?.len() == 20, "not given back");
+    context.until_empty(&a, "g").await?;
     Ok(Verdict::Pass)
 }

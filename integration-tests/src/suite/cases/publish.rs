@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, ensure};
-use mq::{Bytes, ClientOptions, ErrorKind, Headers, Message, Policy};
+use anyhow::{Result, anyhow, bail, ensure};
+use mq::{Bytes, ClientOptions, ErrorKind, GroupSettings, Headers, Message, Policy};
 
-use crate::suite::context::{Context, drain, expect_kind, one, send};
+use crate::suite::context::{Context, body, drain, expect_kind, one, quiet, send};
 use crate::suite::manifest::Verdict;
 
 async fn round_trip(context: &Context, message: Message) -> Result<()> {
@@ -259,5 +259,86 @@ pub(crate) async fn full_window_waits(context: Context) -> Result<Verdict> {
         send.await?;
     }
     ensure!(drain(&subscriber, count).await?.contains(&"after".to_owned()), "the send that waited is lost");
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn verdicts_of_many_tasks(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let publisher = context.publisher(&topic).await?;
+    // The longest key that is taken, and one byte more.
+    let (good, bad) = (vec![b'k'; mq::MAX_KEY], vec![b'k'; mq::MAX_KEY + 1]);
+    let mut tasks = Vec::new();
+    for task in 0..8 {
+        let (publisher, good, bad) = (publisher.clone(), good.clone(), bad.clone());
+        tasks.push(tokio::spawn(async move {
+            for number in 0..100 {
+                let message = Message::new(format!("{task}-{number:03}"));
+                let refused = number % 2 == 1;
+                let sent = publisher.send(message.key(if refused { &bad } else { &good })).await;
+                match sent {
+                    Ok(_) if !refused => {}
+                    Err(error) if refused && error.kind() == ErrorKind::Rejected => {}
+                    other => bail!("{task}-{number:03}: {other:?}"),
+                }
+            }
+            Ok(())
+        }));
+    }
+    for task in tasks {
+        task.await??;
+    }
+    let came = drain(&subscriber, 400).await?;
+    ensure!(came.iter().all(|body| body.as_bytes()[body.len() - 1] % 2 == 0), "a refused message came");
+    quiet(&subscriber).await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn limits_are_exact(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let publisher = context.publisher(&topic).await?;
+    let subject = |length: usize| "s".repeat(length);
+    let longest = Message::new("at the limit").key(vec![0; mq::MAX_KEY]).subject(subject(mq::MAX_SUBJECT));
+    publisher.send(longest).await?;
+    let over = [
+        Message::new("m").key(vec![0; mq::MAX_KEY + 1]),
+        Message::new("m").subject(subject(mq::MAX_SUBJECT + 1)),
+        Message::new("m").header("h".repeat(mq::MAX_SUBJECT + 1), "v"),
+    ];
+    for message in over {
+        let error = expect_kind(publisher.send(message).await, ErrorKind::Rejected)?;
+        ensure!(error.to_string().contains("limit") || error.to_string().contains("over"), "{error}");
+    }
+    ensure!(drain(&subscriber, 1).await? == ["at the limit"], "another message came");
+    quiet(&subscriber).await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn one_at_a_time_in_order(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let settings = GroupSettings::default().ordered();
+    let subscriber = context.subscribe_as(&topic, "g", settings).await?;
+    let publisher = context.publisher(&topic).await?;
+    for number in 0..300 {
+        let message = Message::new(format!("{number:05}")).key("k");
+        // Awaited, queued and dropped sends in turn: all take the same way.
+        match number % 3 {
+            0 => drop(publisher.send(message).await?),
+            1 => drop(publisher.enqueue(message).await?),
+            _ => {
+                let mut sending = Box::pin(publisher.send(message));
+                let polled = std::future::poll_fn(|cx| std::task::Poll::Ready(sending.as_mut().poll(cx)));
+                if let std::task::Poll::Ready(sent) = polled.await {
+                    sent?;
+                }
+            }
+        }
+    }
+    for number in 0..300 {
+        let delivery = one(&subscriber).await?;
+        ensure!(body(&delivery) == format!("{number:05}"), "{} came for {number:05}", body(&delivery));
+        delivery.ack().await?;
+    }
     Ok(Verdict::Pass)
 }

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 use futures_util::StreamExt;
-use mq::{ErrorKind, Message};
+use mq::{AckMode, ErrorKind, GroupSettings, Message, Page};
 
 use crate::suite::context::{Context, body, drain, expect_kind, one, quiet, send, take};
 use crate::suite::manifest::Verdict;
@@ -197,5 +197,84 @@ pub(crate) async fn retry_is_isolated(context: Context) -> Result<Verdict> {
     ensure!(drain(&other, 20).await? == sent, "the other group got something else");
     quiet(&other).await?;
     ensure!(drain(&failing, 20).await? == sent, "the failing group lost something");
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn acked_before_the_hand_over(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let open = || context.subscriber(&topic, "g").ack_mode(AckMode::Auto).prefetch(20).open();
+    let subscriber = open().await?;
+    let publisher = context.publisher(&topic).await?;
+    let sent = send(&publisher, "m", 30).await?;
+    let mut seen = Vec::new();
+    for delivery in take(&subscriber, 9).await? {
+        seen.push(body(&delivery));
+        drop(delivery);
+    }
+    let late = one(&subscriber).await?;
+    seen.push(body(&late));
+    expect_kind(late.ack().await, ErrorKind::StaleDelivery)?;
+    // Who stops waiting leaves what was acked for it to the next.
+    for _ in 0..20 {
+        let _ = tokio::time::timeout(Duration::from_micros(300), subscriber.receive())
+            .await
+            .map(|delivery| delivery.map(|delivery| seen.push(body(&delivery))));
+    }
+    seen.extend(subscriber.receive_batch(3, Duration::from_secs(20)).await?.iter().map(body));
+    subscriber.close(Duration::from_secs(10)).await?;
+    while let Ok(delivery) = subscriber.receive().await {
+        seen.push(body(&delivery));
+    }
+    let again = open().await?;
+    while seen.len() < sent.len() {
+        seen.push(body(&one(&again).await?));
+    }
+    quiet(&again).await?;
+    seen.sort();
+    ensure!(seen == sent, "handed over {seen:?}");
+    context.until_empty(&topic, "g").await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn each_of_a_batch_its_own_way(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    send(&context.publisher(&topic).await?, "m", 200).await?;
+    let mut settled = Vec::new();
+    for (number, delivery) in take(&subscriber, 200).await?.into_iter().enumerate() {
+        settled.push(match number % 4 {
+            0 => delivery.ack(),
+            1 => delivery.retry(Duration::ZERO),
+            2 => delivery.defer(Duration::ZERO),
+            _ => delivery.dead_letter("every fourth"),
+        });
+    }
+    for settled in settled {
+        settled.await?;
+    }
+    let again = take(&subscriber, 100).await?;
+    let retried = again.iter().filter(|delivery| delivery.attempt() == 2).count();
+    ensure!(retried == 50, "{retried} of 50 retried, the rest deferred");
+    mq::ack_all(again).await.map_err(|failures| anyhow!("{failures:?}"))?;
+    context.until_empty(&topic, "g").await?;
+    let stats = context.stats(&topic, "g").await?;
+    ensure!(stats.dead == Some(50), "{stats:?}");
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn fifty_retries(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let settings = GroupSettings::default().max_attempts(50);
+    let subscriber = context.subscribe_as(&topic, "g", settings).await?;
+    send(&context.publisher(&topic).await?, "m", 1).await?;
+    for attempt in 1..=50 {
+        let delivery = one(&subscriber).await?;
+        ensure!(delivery.attempt() == attempt, "attempt {} for {attempt}", delivery.attempt());
+        delivery.retry(Duration::ZERO).await?;
+    }
+    let page = Page { offset: 0, limit: 10 };
+    let letters = context.admin().dead_letters(&topic, &context.group("g"), page).await?;
+    ensure!(letters.len() == 1 && letters[0].envelope.attempt == 50, "{letters:?}");
+    quiet(&subscriber).await?;
     Ok(Verdict::Pass)
 }
