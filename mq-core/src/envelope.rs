@@ -7,9 +7,11 @@
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use uuid::Uuid;
 
 use crate::clock::Timestamp;
-use crate::message::{Headers, Message, MessageId};
+use crate::headers::Headers;
+use crate::message::{JSON, Message, MessageId};
 
 /// The prefix reserved for this library's headers.
 pub const PREFIX: &str = "mq-";
@@ -166,8 +168,7 @@ pub struct Decoder {
     deliver_at: Option<Timestamp>,
     headers: Headers,
     envelope: Envelope,
-    death_reason: Option<ByteString>,
-    death_at: Option<Timestamp>,
+    death: Dying,
 }
 
 impl Decoder {
@@ -198,25 +199,124 @@ impl Decoder {
     }
 
     fn takes(&mut self, name: &str, value: &[u8]) -> bool {
-        (name.starts_with(PREFIX) || name == CONTENT_TYPE) && self.own(name, value)
+        is_own(name)
+            && Slots {
+                id: &mut self.id,
+                key: &mut self.key,
+                subject: &mut self.subject,
+                content_type: &mut self.content_type,
+                published_at: &mut self.published_at,
+                deliver_at: &mut self.deliver_at,
+                envelope: &mut self.envelope,
+                death: &mut self.death,
+            }
+            .take(name, value)
     }
 
-    /// Returns whether the header was one of ours and could be read.
-    fn own(&mut self, name: &str, value: &[u8]) -> bool {
-        match name {
-            ID => store(&mut self.id, text(value).map(MessageId::from)),
-            KEY => store(&mut self.key, Some(Bytes::copy_from_slice(value))),
-            SUBJECT => store(&mut self.subject, text(value).map(Into::into)),
-            CONTENT_TYPE => {
-                self.content_type.is_none() && store(&mut self.content_type, text(value).map(Into::into))
+    /// Returns the message and its history. `foreign_id` names a message whose producer gave no id;
+    /// it must be the same at every delivery of that message.
+    pub fn finish(self, payload: Bytes, foreign_id: impl FnOnce() -> MessageId) -> (Message, Envelope) {
+        let mut envelope = self.envelope;
+        envelope.death = self.death.end();
+        let mut message = Message::with_id(payload, self.id.unwrap_or_else(foreign_id));
+        message.key = self.key;
+        message.subject = self.subject;
+        message.content_type = self.content_type;
+        message.published_at = self.published_at;
+        message.deliver_at = self.deliver_at;
+        message.headers = self.headers;
+        (message, envelope)
+    }
+}
+
+/// Reads native headers straight into a message and its history, which nothing then moves.
+///
+/// Feed every native header to [`takes`](Self::takes) and keep those that it leaves, set what the
+/// broker carries in fields of its own, then call [`finish`](Self::finish).
+#[derive(Debug)]
+pub struct InPlace<'a> {
+    /// The message, empty so far.
+    pub message: &'a mut Message,
+    envelope: &'a mut Envelope,
+    id: Option<MessageId>,
+    death: Dying,
+}
+
+impl<'a> InPlace<'a> {
+    /// Returns a message to read into.
+    #[must_use]
+    pub fn blank() -> Message {
+        Message::with_id(Bytes::new(), Uuid::nil())
+    }
+
+    /// Begins with a [`blank`](Self::blank) message and the history of a first attempt.
+    pub fn new(message: &'a mut Message, envelope: &'a mut Envelope) -> Self {
+        Self { message, envelope, id: None, death: Dying::default() }
+    }
+
+    /// Returns whether a header was one of ours and is read; if not, it is a header of the message.
+    pub fn takes(&mut self, name: &str, value: &[u8]) -> bool {
+        is_own(name)
+            && Slots {
+                id: &mut self.id,
+                key: &mut self.message.key,
+                subject: &mut self.message.subject,
+                content_type: &mut self.message.content_type,
+                published_at: &mut self.message.published_at,
+                deliver_at: &mut self.message.deliver_at,
+                envelope: self.envelope,
+                death: &mut self.death,
             }
-            PUBLISHED_AT => store(&mut self.published_at, time(value)),
-            DELIVER_AT => store(&mut self.deliver_at, time(value)),
+            .take(name, value)
+    }
+
+    /// Ends the reading. `foreign_id` is as for [`Decoder::finish`].
+    pub fn finish(self, foreign_id: impl FnOnce() -> MessageId) {
+        self.message.id = self.id.unwrap_or_else(foreign_id);
+        self.envelope.death = self.death.end();
+    }
+}
+
+/// The two headers of a death, until both are known.
+#[derive(Debug, Default)]
+struct Dying {
+    reason: Option<ByteString>,
+    at: Option<Timestamp>,
+}
+
+impl Dying {
+    fn end(self) -> Option<Death> {
+        self.reason.map(|reason| Death { reason, at: self.at.unwrap_or_default() })
+    }
+}
+
+/// Where the headers of ours go.
+struct Slots<'a> {
+    id: &'a mut Option<MessageId>,
+    key: &'a mut Option<Bytes>,
+    subject: &'a mut Option<ByteString>,
+    content_type: &'a mut Option<ByteString>,
+    published_at: &'a mut Option<Timestamp>,
+    deliver_at: &'a mut Option<Timestamp>,
+    envelope: &'a mut Envelope,
+    death: &'a mut Dying,
+}
+
+impl Slots<'_> {
+    /// Returns whether the header was one of ours and could be read.
+    fn take(self, name: &str, value: &[u8]) -> bool {
+        match name {
+            ID => store(self.id, text(value).map(MessageId::from)),
+            KEY => store(self.key, Some(Bytes::copy_from_slice(value))),
+            SUBJECT => store(self.subject, text(value).map(Into::into)),
+            CONTENT_TYPE => self.content_type.is_none() && store(self.content_type, media_type(value)),
+            PUBLISHED_AT => store(self.published_at, time(value)),
+            DELIVER_AT => store(self.deliver_at, time(value)),
             FIRST_SEEN => store(&mut self.envelope.first_seen, time(value)),
             ERROR => store(&mut self.envelope.error, text(value).map(Into::into)),
             TARGET => store(&mut self.envelope.target, text(value).map(Into::into)),
-            DEAD_REASON => store(&mut self.death_reason, text(value).map(Into::into)),
-            DEAD_AT => store(&mut self.death_at, time(value)),
+            DEAD_REASON => store(&mut self.death.reason, text(value).map(Into::into)),
+            DEAD_AT => store(&mut self.death.at, time(value)),
             ATTEMPT => match number(value).and_then(|attempt| u32::try_from(attempt).ok()) {
                 Some(attempt @ 1..) => {
                     self.envelope.attempt = attempt;
@@ -227,21 +327,17 @@ impl Decoder {
             _ => false,
         }
     }
+}
 
-    /// Returns the message and its history. `foreign_id` names a message whose producer gave no id;
-    /// it must be the same at every delivery of that message.
-    pub fn finish(self, payload: Bytes, foreign_id: impl FnOnce() -> MessageId) -> (Message, Envelope) {
-        let mut envelope = self.envelope;
-        envelope.death =
-            self.death_reason.map(|reason| Death { reason, at: self.death_at.unwrap_or_default() });
-        let mut message = Message::with_id(payload, self.id.unwrap_or_else(foreign_id));
-        message.key = self.key;
-        message.subject = self.subject;
-        message.content_type = self.content_type;
-        message.published_at = self.published_at;
-        message.deliver_at = self.deliver_at;
-        message.headers = self.headers;
-        (message, envelope)
+fn is_own(name: &str) -> bool {
+    name.starts_with(PREFIX) || name == CONTENT_TYPE
+}
+
+/// The commonest one is not copied.
+fn media_type(value: &[u8]) -> Option<ByteString> {
+    match value == JSON.as_bytes() {
+        true => Some(ByteString::from_static(JSON)),
+        false => text(value).map(Into::into),
     }
 }
 
@@ -303,6 +399,23 @@ mod tests {
             };
             prop_assert_eq!(round_trip(&message, &envelope), (message, envelope));
         }
+    }
+
+    #[test]
+    fn reading_in_place_finds_the_same() {
+        let mut message =
+            Message::with_id("body", "id").key("k").subject("a.b").content_type(JSON).header("x", "y");
+        message.published_at = Some(Timestamp::from_millis(5));
+        let death = Some(Death { reason: "poison".into(), at: Timestamp::from_millis(7) });
+        let envelope = Envelope { attempt: 3, death, ..Envelope::default() };
+        let mut read = (InPlace::blank(), Envelope::default());
+        let mut place = InPlace::new(&mut read.0, &mut read.1);
+        encode(&message, &envelope, NativeFields::default(), |name, value| assert!(place.takes(name, value)));
+        assert!(!place.takes("x", b"y") && !place.takes(ATTEMPT, b"0"));
+        place.message.payload = "body".into();
+        place.message.headers.push("x", "y");
+        place.finish(|| unreachable!("the id is a header"));
+        assert_eq!(read, (message, envelope));
     }
 
     #[test]

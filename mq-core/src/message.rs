@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
+use crate::headers::Headers;
 
 /// Names a message: a UUIDv7 unless its producer gave another id.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,63 +79,6 @@ impl fmt::Display for MessageId {
 impl fmt::Debug for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.with_str(|text| f.write_str(text))
-    }
-}
-
-/// Headers in order: names may repeat, values are bytes. An empty list allocates nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(ByteString, Bytes)>);
-
-impl Headers {
-    /// Makes an empty list with room for `capacity` headers.
-    #[must_use]
-    pub fn with_capacity(capacity: usize) -> Self {
-        Self(Vec::with_capacity(capacity))
-    }
-
-    /// Returns the first value of `name`.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Bytes> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value)
-    }
-
-    /// Returns the first value of `name` if it is UTF-8.
-    #[must_use]
-    pub fn get_str(&self, name: &str) -> Option<&str> {
-        self.get(name).and_then(|value| std::str::from_utf8(value).ok())
-    }
-
-    /// Adds a header behind the others.
-    pub fn push(&mut self, name: impl Into<ByteString>, value: impl Into<Bytes>) {
-        self.0.push((name.into(), value.into()));
-    }
-
-    /// Removes every header of `name`.
-    pub fn remove(&mut self, name: &str) {
-        self.0.retain(|(known, _)| known != name);
-    }
-
-    /// Returns the headers in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&ByteString, &Bytes)> {
-        self.0.iter().map(|(name, value)| (name, value))
-    }
-
-    /// Returns how many headers there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Returns whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl<N: Into<ByteString>, V: Into<Bytes>> FromIterator<(N, V)> for Headers {
-    fn from_iter<T: IntoIterator<Item = (N, V)>>(headers: T) -> Self {
-        Self(headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
     }
 }
 
@@ -263,9 +207,8 @@ impl Message {
     /// Returns the size that counts against limits: payload, key, subject and headers, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
-        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         self.payload.len()
-            + headers
+            + self.headers.size()
             + self.key.as_ref().map_or(0, Bytes::len)
             + self.subject.as_ref().map_or(0, |subject| subject.len())
             + self.content_type.as_ref().map_or(0, |kind| kind.len())
@@ -320,12 +263,5 @@ mod tests {
             assert_eq!(MessageId::from(text).to_string(), text);
         }
         assert!(MessageId::generate() < MessageId::generate());
-    }
-
-    #[test]
-    fn headers_keep_order_and_repeats() {
-        let headers: Headers = [("a", "1"), ("b", "2"), ("a", "3")].into_iter().collect();
-        assert_eq!(headers.get_str("a"), Some("1"));
-        assert_eq!(headers.iter().map(|(name, _)| name.as_ref()).collect::<Vec<&str>>(), ["a", "b", "a"]);
     }
 }

@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use mq_core::envelope::{Decoder, Envelope, NativeFields, encode};
-use mq_core::{Message, MessageId, Timestamp, TopicName};
+use mq_core::envelope::{Envelope, InPlace, NativeFields, encode};
+use mq_core::{Headers, Message, MessageId, Timestamp, TopicName};
 use rdkafka::Message as _;
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, OwnedHeaders};
 
@@ -123,25 +123,29 @@ fn headers(message: &Message, envelope: &Envelope, native: NativeFields) -> Opti
     headers
 }
 
-/// Copies payloads and keys of a burst into blocks, one allocation for many small messages.
+/// Copies the parts of messages into blocks, one allocation for many small messages.
 #[derive(Debug, Default)]
 pub(crate) struct Arena(BytesMut);
 
 /// Small enough that a message held for long pins little.
 const BLOCK: usize = 16 << 10;
+/// Room for the headers of a small message.
+const HEADERS: usize = 256;
 
 impl Arena {
-    fn copy(&mut self, bytes: &[u8]) -> Bytes {
-        if bytes.is_empty() {
-            return Bytes::new();
+    /// Makes room for a message's parts; more are taken than said.
+    fn begin(&mut self, len: usize) {
+        if self.0.capacity() < len {
+            self.0 = BytesMut::with_capacity(if len > BLOCK / 4 { len } else { BLOCK });
         }
-        if bytes.len() > BLOCK / 4 {
-            return Bytes::copy_from_slice(bytes);
-        }
-        if self.0.capacity() < bytes.len() {
-            self.0 = BytesMut::with_capacity(BLOCK);
-        }
-        self.0.extend_from_slice(bytes);
+    }
+
+    fn put(&mut self, part: &[u8]) {
+        self.0.extend_from_slice(part);
+    }
+
+    /// Returns all that was put since the last time.
+    fn end(&mut self) -> Bytes {
         self.0.split().freeze()
     }
 }
@@ -155,24 +159,75 @@ pub(crate) struct Decoded {
 
 /// Reads a record of a topic or an inbox.
 pub(crate) fn decode(record: &BorrowedMessage<'_>, topic: &str, arena: &mut Arena) -> Decoded {
-    let mut decoder = read_headers(record, arena);
-    decoder.key = record.key().map(|key| arena.copy(key));
-    finish(decoder, record, topic, arena)
+    let mut decoded = Decoded { message: InPlace::blank(), envelope: Envelope::default() };
+    decode_into(record, topic, arena, &mut decoded.message, &mut decoded.envelope);
+    decoded
+}
+
+/// Reads a record of a topic or an inbox into a blank message.
+pub(crate) fn decode_into(
+    record: &BorrowedMessage<'_>,
+    topic: &str,
+    arena: &mut Arena,
+    message: &mut Message,
+    envelope: &mut Envelope,
+) {
+    let key = record.key();
+    let len = read(record, key.unwrap_or_default(), topic, arena, InPlace::new(message, envelope));
+    let rest = parts(arena.end(), len, message);
+    message.key = key.map(|_| rest);
+    envelope.target = None;
 }
 
 /// Reads a record of a dead-letter topic, whose key is not the message's.
 pub(crate) fn decode_dead(record: &BorrowedMessage<'_>, topic: &str, arena: &mut Arena) -> Decoded {
-    finish(read_headers(record, arena), record, topic, arena)
+    let mut decoded = Decoded { message: InPlace::blank(), envelope: Envelope::default() };
+    let Decoded { message, envelope } = &mut decoded;
+    let len = read(record, &[], topic, arena, InPlace::new(message, envelope));
+    parts(arena.end(), len, message);
+    envelope.target = None;
+    decoded
 }
 
-fn finish(mut decoder: Decoder, record: &BorrowedMessage<'_>, topic: &str, arena: &mut Arena) -> Decoded {
-    if decoder.published_at.is_none() {
-        decoder.published_at = timestamp(record);
+/// The parts of a message in a block: key, payload, headers.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    key: usize,
+    payload: usize,
+    headers: u32,
+}
+
+/// Shares a block out among the parts of a message; returns the key.
+fn parts(mut block: Bytes, parts: Parts, message: &mut Message) -> Bytes {
+    if parts.headers > 0 {
+        message.headers = Headers::packed(block.split_off(parts.key + parts.payload), parts.headers);
     }
-    let payload = record.payload().map_or_else(Bytes::new, |payload| arena.copy(payload));
-    let (message, mut envelope) = decoder.finish(payload, || foreign_id(record, topic));
-    envelope.target = None;
-    Decoded { message, envelope }
+    if parts.key == 0 {
+        message.payload = block;
+        return Bytes::new();
+    }
+    message.payload = block.split_off(parts.key);
+    block
+}
+
+/// Puts the parts of a message into the arena, and reads the headers of ours.
+fn read(
+    record: &BorrowedMessage<'_>,
+    key: &[u8],
+    topic: &str,
+    arena: &mut Arena,
+    mut place: InPlace<'_>,
+) -> Parts {
+    let payload = record.payload().unwrap_or_default();
+    arena.begin(key.len() + payload.len() + HEADERS);
+    arena.put(key);
+    arena.put(payload);
+    let headers = read_headers(record, arena, &mut place);
+    if place.message.published_at.is_none() {
+        place.message.published_at = timestamp(record);
+    }
+    place.finish(|| foreign_id(record, topic));
+    Parts { key: key.len(), payload: payload.len(), headers }
 }
 
 fn foreign_id(record: &BorrowedMessage<'_>, topic: &str) -> MessageId {
@@ -185,22 +240,25 @@ pub(crate) fn timestamp(record: &BorrowedMessage<'_>) -> Option<Timestamp> {
     Some(Timestamp::from_millis(u64::try_from(millis).unwrap_or(0)))
 }
 
-fn read_headers(record: &BorrowedMessage<'_>, arena: &mut Arena) -> Decoder {
-    let mut decoder = Decoder::default();
-    if let Some(headers) = record.headers() {
-        // One of them is the id.
-        decoder = Decoder::new(headers.count().saturating_sub(1));
-        // The client panics at a name that is not UTF-8; what came before it is kept.
-        let read = catch_unwind(AssertUnwindSafe(|| {
-            for header in headers.iter() {
-                decoder.header_with(header.key, header.value.unwrap_or_default(), |part| arena.copy(part));
+/// Returns how many headers are the message's own.
+fn read_headers(record: &BorrowedMessage<'_>, arena: &mut Arena, place: &mut InPlace<'_>) -> u32 {
+    let Some(headers) = record.headers() else { return 0 };
+    let mut kept = 0;
+    // The client panics at a name that is not UTF-8; what came before it is kept.
+    let read = catch_unwind(AssertUnwindSafe(|| {
+        for index in 0..headers.count() {
+            let Some(Header { key, value }) = headers.try_get(index) else { break };
+            let value = value.unwrap_or_default();
+            if !place.takes(key, value) {
+                Headers::pack(key, value, |part| arena.put(part));
+                kept += 1;
             }
-        }));
-        if read.is_err() {
-            tracing::warn!(target: "mq", offset = record.offset(), "a header's name is not UTF-8; left out");
         }
+    }));
+    if read.is_err() {
+        tracing::warn!(target: "mq", offset = record.offset(), "a header's name is not UTF-8; left out");
     }
-    decoder
+    kept
 }
 
 /// Writes where a delayed message goes: a topic, or a topic and a partition.
@@ -231,13 +289,27 @@ mod tests {
     }
 
     #[test]
-    fn small_parts_share_a_block_and_large_ones_do_not() {
+    fn the_parts_of_small_messages_share_a_block() {
         let mut arena = Arena::default();
-        let (a, b) = (arena.copy(b"abc"), arena.copy(b"de"));
-        assert_eq!((a.as_ref(), b.as_ref()), (&b"abc"[..], &b"de"[..]));
-        assert_eq!(a.as_ptr() as usize + 3, b.as_ptr() as usize);
-        assert_eq!(arena.copy(&[7; BLOCK]).len(), BLOCK);
-        assert!((0..10_000u32).all(|n| arena.copy(&n.to_be_bytes()) == n.to_be_bytes()[..]));
+        let mut put = |key: &[u8], payload: &[u8]| {
+            arena.begin(key.len() + payload.len());
+            arena.put(key);
+            arena.put(payload);
+            Headers::pack("name", b"value", |part| arena.put(part));
+            let mut message = InPlace::blank();
+            let len = Parts { key: key.len(), payload: payload.len(), headers: 1 };
+            message.key = Some(parts(arena.end(), len, &mut message));
+            message
+        };
+        let (a, b) = (put(b"abc", b"de"), put(b"", b"f"));
+        assert_eq!((a.key.as_deref(), a.payload.as_ref()), (Some(&b"abc"[..]), &b"de"[..]));
+        assert_eq!((b.key.as_deref(), b.payload.as_ref()), (Some(&b""[..]), &b"f"[..]));
+        assert_eq!((a.headers.get_str("name"), b.headers.get_str("name")), (Some("value"), Some("value")));
+        assert_eq!(a.payload.as_ptr() as usize + 2 + 17, b.payload.as_ptr() as usize);
+        assert_eq!(put(&[1; 9], &[7; BLOCK]).size(), 9 + BLOCK + 9);
+        for n in 0..10_000u32 {
+            assert_eq!(put(&n.to_be_bytes(), &[]).key.as_deref(), Some(&n.to_be_bytes()[..]));
+        }
     }
 
     #[test]

@@ -497,3 +497,7 @@ fn offset(token: &Token) -> i64 {
 pub(crate) fn closed() -> Error {
     Error::new(ErrorKind::Closed, "the consumer was closed")
 }
+
+#[cfg(test)]
+#[path = "books_tests.rs"]
+mod tests;

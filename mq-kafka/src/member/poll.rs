@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mq_core::Event;
 use mq_core::driver::{Incoming, Token};
+use mq_core::envelope::{Envelope, InPlace};
 use rdkafka::Message as _;
 use rdkafka::consumer::Consumer;
 use rdkafka::consumer::base_consumer::PartitionQueue;
@@ -15,7 +16,7 @@ use rdkafka::topic_partition_list::Offset;
 
 use super::books::{Chunk, Ownership};
 use super::{MemberContext, Native, Shared, Source, partition_of};
-use crate::codec::{Arena, decode};
+use crate::codec::{Arena, decode_into};
 use crate::producer::position;
 
 /// Messages taken from one partition before the next has its turn.
@@ -102,7 +103,7 @@ fn drain(shared: &Shared, native: &Native, queue: &Queue, arena: &mut Arena) -> 
                     messages.reserve(limit.min(FIRST));
                 }
                 bytes += record.payload_len() + record.key_len();
-                messages.push(Arc::new(incoming(queue, source, &record, arena)));
+                messages.push(incoming(queue, source, &record, arena));
             }
             Some(Err(error)) => recover(shared, native, queue, source, &error),
         }
@@ -119,18 +120,28 @@ fn drain(shared: &Shared, native: &Native, queue: &Queue, arena: &mut Arena) -> 
     true
 }
 
-fn incoming(queue: &Queue, source: &Source, record: &BorrowedMessage<'_>, arena: &mut Arena) -> Incoming {
-    let decoded = decode(record, &source.topic, arena);
+/// Reads a record into the place where it stays.
+fn incoming(
+    queue: &Queue,
+    source: &Source,
+    record: &BorrowedMessage<'_>,
+    arena: &mut Arena,
+) -> Arc<Incoming> {
     let (lane, epoch) = queue.ownership;
-    Incoming {
+    let mut incoming = Arc::new(Incoming {
         token: Token { lane, epoch, high: u64::try_from(record.offset()).unwrap_or(0), low: 0 },
         subscription: source.subscription,
-        redelivered: source.inbox && decoded.envelope.first_seen.is_some(),
-        message: decoded.message,
-        envelope: decoded.envelope,
+        redelivered: false,
+        message: InPlace::blank(),
+        envelope: Envelope::default(),
         suspect: None,
         position: position(record.partition(), record.offset()),
+    });
+    if let Some(Incoming { message, envelope, redelivered, .. }) = Arc::get_mut(&mut incoming) {
+        decode_into(record, &source.topic, arena, message, envelope);
+        *redelivered = source.inbox && envelope.first_seen.is_some();
     }
+    incoming
 }
 
 /// Where the broker no longer has what comes next, goes on with the oldest it has.

@@ -1,0 +1,38 @@
+use mq_core::envelope::{Envelope, InPlace};
+
+use super::*;
+
+fn chunk(ownership: Ownership, offsets: std::ops::Range<u64>) -> Chunk {
+    let (lane, epoch) = ownership;
+    let message = |high| {
+        Arc::new(Incoming {
+            token: Token { lane, epoch, high, low: 0 },
+            subscription: 0,
+            message: InPlace::blank(),
+            envelope: Envelope::default(),
+            redelivered: false,
+            suspect: None,
+            position: None,
+        })
+    };
+    Chunk::new(lane, epoch, offsets.map(message).collect(), 1)
+}
+
+fn confirm(books: &mut Books) {
+    while let Some(commit) = books.commit() {
+        books.confirm(&commit, &[]);
+    }
+}
+
+#[test]
+fn what_no_commit_reserved_is_not_handed_out() {
+    let all = Budget { messages: 100, bytes: 1000 };
+    let mut books = Books::new(all);
+    let lane = (0, books.own(0, Tracker::resume(0, "")));
+    books.add(chunk(lane, 0..2));
+    assert!(books.take(all).unwrap().is_none());
+    confirm(&mut books);
+    books.add(chunk(lane, 2..3));
+    assert_eq!(books.take(all).unwrap().unwrap().deliveries.len(), 2);
+    assert!(books.take(all).unwrap().is_none());
+}
