@@ -13,7 +13,7 @@ use mq_core::{Error, ErrorKind, MessageId, Receipt, Result};
 use crate::backend::Shared;
 use crate::codec::{self, Publication};
 use crate::error::closed;
-use crate::names::Target;
+use crate::names::{self, Target};
 use crate::publish::{Posted, Publisher, Verdicts};
 
 pub(crate) struct RabbitProducer {
@@ -61,8 +61,9 @@ impl RabbitProducer {
     }
 
     fn shard(&self, outgoing: &Outgoing, keyless: usize) -> usize {
-        let number = outgoing.message.key.as_ref().map_or(keyless, |key| hash(outgoing, key));
-        number % self.shards.len()
+        let shards = self.shards.len();
+        let Outgoing { topic, message } = outgoing;
+        message.key.as_ref().map_or(keyless % shards, |key| names::shard(topic.as_str(), key, shards))
     }
 
     /// Hands what goes now to its channels, without waiting; what waits is kept for later.
@@ -189,13 +190,6 @@ impl RabbitProducer {
             });
         }
     }
-}
-
-fn hash(outgoing: &Outgoing, key: &[u8]) -> usize {
-    let mut hash = crate::names::Hash64::default();
-    hash.update(outgoing.topic.as_str().as_bytes());
-    hash.update(key);
-    usize::try_from(hash.finish() >> 33).unwrap_or(0)
 }
 
 #[derive(Default)]
