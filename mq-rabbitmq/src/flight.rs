@@ -1,6 +1,6 @@
 //! Publications on their way to their confirms.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,8 @@ use lapin::options::BasicPublishOptions;
 use lapin::types::ShortString;
 use lapin::{Channel, Confirmation, PublisherConfirm};
 use mq_core::{Error, ErrorKind, Result};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 use crate::codec::Publication;
@@ -90,7 +91,7 @@ impl Slot {
     }
 }
 
-/// The publications of a parcel.
+/// The publications of a parcel. One that is dropped under way flies on by itself.
 pub(crate) struct Flight {
     slots: Vec<Slot>,
     returned: Vec<BasicReturnMessage>,
@@ -100,39 +101,60 @@ pub(crate) struct Flight {
     /// How many had been published on the channel with this parcel, and how many are by now.
     last: u64,
     published: Arc<AtomicU64>,
+    deadline: Instant,
+    /// Kept until everything was written, so that the window bounds memory while the broker takes
+    /// nothing.
+    permits: Option<OwnedSemaphorePermit>,
 }
 
 impl Flight {
-    /// Takes the publications that were begun.
-    pub(crate) fn new(slots: Vec<Slot>, alone: bool, published: &Arc<AtomicU64>) -> Self {
+    /// Takes the publications that were begun; a verdict comes at `deadline` at the latest.
+    pub(crate) fn new(
+        slots: Vec<Slot>,
+        alone: bool,
+        published: Arc<AtomicU64>,
+        deadline: Instant,
+        permits: OwnedSemaphorePermit,
+    ) -> Self {
         let last = published.load(Ordering::Relaxed);
-        Self { slots, returned: Vec::new(), done: 0, alone, last, published: published.clone() }
+        let permits = Some(permits);
+        Self { slots, returned: Vec::new(), done: 0, alone, last, published, deadline, permits }
     }
 
-    /// Waits for the confirms and replies, at the latest at `deadline`; returns whether all came.
-    /// The permits are kept until everything was written, so that the window bounds memory while
-    /// the broker takes nothing.
-    pub(crate) async fn land(
-        mut self,
-        deadline: Instant,
-        reply: oneshot::Sender<Verdicts>,
-        permits: OwnedSemaphorePermit,
-    ) -> bool {
-        let in_time = {
-            let mut late = pin!(sleep_until(deadline));
-            std::future::poll_fn(|context| match self.poll(context) {
-                Poll::Ready(()) => Poll::Ready(true),
-                Poll::Pending => late.as_mut().poll(context).map(|()| false),
-            })
-            .await
-        };
-        // Whoever sent them may have stopped waiting.
-        drop(reply.send(self.verdicts()));
-        if !in_time {
-            std::future::poll_fn(|context| self.poll_written(context)).await;
+    /// Returns how many publications there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Waits for the confirms until the deadline; returns whether all came.
+    pub(crate) async fn landed(&mut self) -> bool {
+        let mut late = pin!(sleep_until(self.deadline));
+        let in_time = poll_fn(|context| match self.poll(context) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending => late.as_mut().poll(context).map(|()| false),
+        });
+        in_time.await
+    }
+
+    /// Waits until everything was written.
+    pub(crate) async fn written(&mut self) {
+        poll_fn(|context| self.poll_written(context)).await;
+        self.permits = None;
+    }
+
+    /// Waits for the confirms until the deadline and returns the verdicts.
+    pub(crate) async fn land(mut self) -> Verdicts {
+        self.landed().await;
+        self.verdicts()
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while let Some(slot) = self.slots.get_mut(self.done) {
+            std::task::ready!(slot.poll(&mut self.returned, context));
+            self.done += 1;
         }
-        drop(permits);
-        in_time
+        self.permits = None;
+        Poll::Ready(())
     }
 
     fn poll_written(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -146,15 +168,8 @@ impl Flight {
         Poll::Ready(())
     }
 
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        while let Some(slot) = self.slots.get_mut(self.done) {
-            std::task::ready!(slot.poll(&mut self.returned, context));
-            self.done += 1;
-        }
-        Poll::Ready(())
-    }
-
-    fn verdicts(&self) -> Verdicts {
+    /// Returns what is known by now, one verdict per publication.
+    pub(crate) fn verdicts(&self) -> Verdicts {
         self.slots.iter().map(|slot| self.verdict(slot)).collect()
     }
 
@@ -194,4 +209,29 @@ impl Flight {
         }
         unknown(format!("the channel ended before the confirmation: {}", native.message()))
     }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        // The permits are gone when all is confirmed or written.
+        let Some(permits) = self.permits.take() else { return };
+        let Ok(runtime) = Handle::try_current() else { return };
+        let slots = self.slots.split_off(self.done);
+        runtime.spawn(stray(slots, self.deadline, permits));
+    }
+}
+
+/// Keeps the permits of publications that nobody waits for: until they are confirmed, or the
+/// deadline is over and they are written.
+async fn stray(mut slots: Vec<Slot>, deadline: Instant, permits: OwnedSemaphorePermit) {
+    let mut returned = Vec::new();
+    let mut late = pin!(sleep_until(deadline));
+    for slot in &mut slots {
+        poll_fn(|context| match slot.poll(&mut returned, context) {
+            Poll::Pending if !matches!(slot.state, State::Publishing(_)) => late.as_mut().poll(context),
+            polled => polled,
+        })
+        .await;
+    }
+    drop(permits);
 }

@@ -143,10 +143,23 @@ pub(crate) fn current_argument(text: &str) -> Option<&str> {
 /// Returns how much a consumer wants a queue: the highest wins, and each queue ranks the
 /// consumers in an order of its own.
 pub(crate) fn rendezvous(consumer: u64, queue: &str) -> i32 {
-    let mut mixed = hash64(queue) ^ consumer;
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    i32::try_from((mixed ^ (mixed >> 31)) >> 34).unwrap_or(0)
+    i32::try_from(mix(hash64(queue) ^ consumer) >> 34).unwrap_or(0)
+}
+
+/// Spreads keys over this client's channels.
+pub(crate) fn shard(topic: &str, key: &[u8], shards: usize) -> usize {
+    let mut hash = Hash64::default();
+    hash.update(topic.as_bytes());
+    hash.update(key);
+    usize::try_from(mix(hash.finish()) >> 33).unwrap_or(0) % shards
+}
+
+/// Has every bit decide on every other: the last bytes that FNV takes in reach only some of them, so
+/// keys that differ in their last digits would share the others.
+fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
 }
 
 fn hash64(text: &str) -> u64 {
@@ -249,6 +262,15 @@ mod tests {
             wins[usize::try_from(best).unwrap()] += 1;
         }
         assert!(wins.iter().all(|wins| (60..140).contains(wins)), "{wins:?}");
+    }
+
+    #[test]
+    fn keys_that_differ_in_their_last_digits_spread_over_the_channels() {
+        let mut each = [0; 4];
+        for number in 0..1000 {
+            each[shard("orders", format!("customer-{number:05}").as_bytes(), 4)] += 1;
+        }
+        assert!(each.iter().all(|keys| (200..300).contains(keys)), "{each:?}");
     }
 
     proptest! {

@@ -9,13 +9,12 @@ use async_trait::async_trait;
 use mq_core::driver::{Outgoing, Producer};
 use mq_core::envelope::Envelope;
 use mq_core::{Error, ErrorKind, MessageId, Receipt, Result};
-use tokio::sync::oneshot;
 
 use crate::backend::Shared;
 use crate::codec::{self, Publication};
 use crate::error::closed;
-use crate::names::Target;
-use crate::publish::{Publisher, Verdicts, awaited};
+use crate::names::{self, Target};
+use crate::publish::{Posted, Publisher, Verdicts};
 
 pub(crate) struct RabbitProducer {
     shared: Arc<Shared>,
@@ -48,20 +47,36 @@ impl RabbitProducer {
         self.courier.close().await;
     }
 
+    /// Sends a message that goes now; on an idle channel without any detour.
+    async fn send_one(&self, outgoing: Outgoing) -> Result<Receipt> {
+        let id = outgoing.message.id.clone();
+        let shard = self.shard(&outgoing, self.turn());
+        let posted = self.shards[shard].post(vec![codec::to_topic(outgoing)?]);
+        posted.verdicts().await.pop().unwrap_or_else(|| Err(closed())).map(|()| Receipt::new(id, None))
+    }
+
+    /// Returns the number of a call, which chooses the channel of messages without a key.
+    fn turn(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn shard(&self, outgoing: &Outgoing, keyless: usize) -> usize {
+        let shards = self.shards.len();
+        let Outgoing { topic, message } = outgoing;
+        message.key.as_ref().map_or(keyless % shards, |key| names::shard(topic.as_str(), key, shards))
+    }
+
     /// Hands what goes now to its channels, without waiting; what waits is kept for later.
     fn begin(&self, batch: Vec<Outgoing>) -> Sending {
         let mut sending = Sending::new(batch.len(), self.shards.len());
-        let keyless = self.next.fetch_add(1, Ordering::Relaxed);
+        let keyless = self.turn();
         for (place, outgoing) in batch.into_iter().enumerate() {
             sending.ids.push(outgoing.message.id.clone());
             if self.shared.delay.rung(outgoing.message.deliver_at).is_some() {
                 sending.delayed.push((place, outgoing));
                 continue;
             }
-            let shard = match &outgoing.message.key {
-                Some(key) => shard(&outgoing, key),
-                None => keyless,
-            } % self.shards.len();
+            let shard = self.shard(&outgoing, keyless);
             match codec::to_topic(outgoing) {
                 Ok(item) => self.add(&mut sending, shard, place, item),
                 Err(error) => sending.verdicts[place] = Some(Err(error)),
@@ -85,7 +100,7 @@ impl RabbitProducer {
     fn post(&self, sending: &mut Sending, shard: usize) {
         let Parcel { places, items } = std::mem::take(&mut sending.parcels[shard]);
         if !items.is_empty() {
-            sending.posted.push((places, self.shards[shard].post(items)));
+            sending.posted.push((places, self.shards[shard].post(items).apart()));
         }
     }
 
@@ -177,13 +192,6 @@ impl RabbitProducer {
     }
 }
 
-fn shard(outgoing: &Outgoing, key: &[u8]) -> usize {
-    let mut hash = crate::names::Hash64::default();
-    hash.update(outgoing.topic.as_str().as_bytes());
-    hash.update(key);
-    usize::try_from(hash.finish() >> 33).unwrap_or(0)
-}
-
 #[derive(Default)]
 struct Parcel {
     places: Vec<usize>,
@@ -195,7 +203,7 @@ struct Sending {
     ids: Vec<MessageId>,
     verdicts: Vec<Option<Result<()>>>,
     parcels: Vec<Parcel>,
-    posted: Vec<(Vec<usize>, oneshot::Receiver<Verdicts>)>,
+    posted: Vec<(Vec<usize>, Posted)>,
     delayed: Vec<(usize, Outgoing)>,
 }
 
@@ -218,7 +226,13 @@ impl Sending {
 
 #[async_trait]
 impl Producer for RabbitProducer {
-    async fn send(&self, batch: Vec<Outgoing>) -> Vec<Result<Receipt>> {
+    async fn send(&self, mut batch: Vec<Outgoing>) -> Vec<Result<Receipt>> {
+        let now = |outgoing: &Outgoing| self.shared.delay.rung(outgoing.message.deliver_at).is_none();
+        if batch.len() == 1
+            && let Some(outgoing) = batch.pop_if(|outgoing| now(outgoing))
+        {
+            return vec![self.send_one(outgoing).await];
+        }
         let mut sending = self.begin(batch);
         if !sending.delayed.is_empty() {
             self.check_topics(&mut sending).await;
@@ -227,9 +241,8 @@ impl Producer for RabbitProducer {
                 sending.verdicts[place] = Some(verdict);
             }
         }
-        for (places, reply) in std::mem::take(&mut sending.posted) {
-            let verdicts = awaited(reply, places.len()).await;
-            for (place, verdict) in places.into_iter().zip(verdicts) {
+        for (places, posted) in std::mem::take(&mut sending.posted) {
+            for (place, verdict) in places.into_iter().zip(posted.verdicts().await) {
                 sending.verdicts[place] = Some(verdict);
             }
         }

@@ -1,8 +1,9 @@
-//! A channel in confirm mode and the one task that publishes on it.
+//! A channel in confirm mode, and the order in which it publishes.
 //!
 //! The native client numbers its confirms in the order in which publishes are first polled, and
-//! mixes them up when several tasks do that on one channel. So each channel belongs to one task:
-//! it starts a parcel's publishes one after the other, and what follows is only waiting.
+//! mixes them up when several tasks do that on one channel. So a parcel is begun whole, by whoever
+//! posts it if nothing is before it and nothing is to be waited for, else by the channel's task. What
+//! follows is only waiting.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
 use mq_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -45,13 +46,69 @@ struct Parcel {
     reply: oneshot::Sender<Verdicts>,
 }
 
-/// A handle to the task.
-#[derive(Debug)]
+/// A parcel that was posted.
+pub(crate) enum Posted {
+    /// It is under way, and whoever has it waits for the confirms.
+    Flying(Flight),
+    /// So many publications are in the hands of the channel's task.
+    Queued(usize, oneshot::Receiver<Verdicts>),
+}
+
+impl Posted {
+    /// Waits for the verdicts.
+    pub(crate) async fn verdicts(self) -> Verdicts {
+        match self {
+            Self::Flying(flight) => flight.land().await,
+            Self::Queued(count, reply) => match reply.await {
+                Ok(verdicts) => verdicts,
+                Err(_) => (0..count).map(|_| Err(closed())).collect(),
+            },
+        }
+    }
+
+    /// Has a task wait for the confirms, so that each parcel makes room as soon as it is confirmed.
+    pub(crate) fn apart(self) -> Self {
+        let Self::Flying(flight) = self else { return self };
+        let (reply, verdicts) = oneshot::channel();
+        let count = flight.len();
+        tokio::spawn(land(flight, reply));
+        Self::Queued(count, verdicts)
+    }
+}
+
+async fn land(flight: Flight, reply: oneshot::Sender<Verdicts>) {
+    // Whoever sent it may have stopped waiting.
+    drop(reply.send(flight.land().await));
+}
+
+/// A channel, made when it is needed.
 pub(crate) struct Publisher {
-    parcels: Mutex<Option<mpsc::UnboundedSender<Parcel>>>,
+    front: Arc<Front>,
     task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher").field("size", &self.front.size).finish_non_exhaustive()
+    }
+}
+
+/// What those who post and the task share.
+struct Front {
+    link: Arc<Link>,
+    mode: Mode,
+    window: Arc<Semaphore>,
     size: usize,
     within: Duration,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// To the task; gone when the publisher is closed.
+    parcels: Option<mpsc::UnboundedSender<Parcel>>,
+    /// How many parcels the task has and has not begun.
+    queued: usize,
+    open: Option<Open>,
 }
 
 impl Publisher {
@@ -59,47 +116,60 @@ impl Publisher {
     pub(crate) fn start(link: Arc<Link>, mode: Mode, size: usize, within: Duration) -> Self {
         let (sender, parcels) = mpsc::unbounded_channel();
         let window = Arc::new(Semaphore::new(size));
-        let worker = Worker { link, mode, window, size, channel: None };
-        let task = tokio::spawn(worker.run(parcels));
-        Self { parcels: Mutex::new(Some(sender)), task: Mutex::new(Some(task)), size, within }
+        let state = Mutex::new(State { parcels: Some(sender), queued: 0, open: None });
+        let front = Arc::new(Front { link, mode, window, size, within, state });
+        let task = tokio::spawn(front.clone().run(parcels));
+        Self { front, task: Mutex::new(Some(task)) }
     }
 
     /// Returns the most publications a parcel may have.
     pub(crate) fn parcel_limit(&self) -> usize {
-        self.size.div_ceil(2)
+        self.front.size.div_ceil(2)
     }
 
-    /// Queues publications; they are published in the order of the calls, cancelled or not.
-    pub(crate) fn post(&self, items: Vec<Publication>) -> oneshot::Receiver<Verdicts> {
+    /// Begins or queues publications; they are published in the order of the calls, cancelled or not.
+    pub(crate) fn post(&self, items: Vec<Publication>) -> Posted {
+        let front = &self.front;
+        let count = items.len();
+        let deadline = Instant::now() + front.within;
         let (reply, verdicts) = oneshot::channel();
-        let parcel = Parcel { items, deadline: Instant::now() + self.within, reply };
-        if let Some(Err(refused)) = self.parcels.lock().as_ref().map(|parcels| parcels.send(parcel)) {
+        let mut state = front.state.lock();
+        let State { parcels: Some(parcels), queued, open } = &mut *state else {
+            return Posted::Queued(count, verdicts);
+        };
+        if *queued == 0
+            && let Some(open) = open.as_ref().filter(|open| open.is_live() && open.knows(&items))
+            && let Some(permits) = front.room(&items)
+        {
+            return Posted::Flying(front.begin(open, items, &[], deadline, permits));
+        }
+        *queued += 1;
+        if let Err(refused) = parcels.send(Parcel { items, deadline, reply }) {
             refused.0.refuse(&closed());
         }
-        verdicts
+        Posted::Queued(count, verdicts)
     }
 
     /// Publishes any number of publications and returns their verdicts.
     pub(crate) async fn publish(&self, items: Vec<Publication>) -> Verdicts {
-        let count = items.len();
+        let mut verdicts = Vec::with_capacity(items.len());
         let mut posted = Vec::new();
         let mut items = items.into_iter().peekable();
         while items.peek().is_some() {
-            let parcel: Vec<_> = items.by_ref().take(self.parcel_limit()).collect();
-            posted.push((parcel.len(), self.post(parcel)));
+            posted.push(self.post(items.by_ref().take(self.parcel_limit()).collect()));
         }
-        let mut verdicts = Vec::with_capacity(count);
-        for (count, reply) in posted {
-            verdicts.extend(awaited(reply, count).await);
+        for posted in posted {
+            verdicts.extend(posted.verdicts().await);
         }
         verdicts
     }
 
     /// Takes no more, and waits until what was taken is confirmed or failed.
     pub(crate) async fn close(&self) {
-        drop(self.parcels.lock().take());
+        drop(self.front.state.lock().parcels.take());
         let task = self.task.lock().take();
-        let flushed = timeout(self.within + self.within, async {
+        let within = self.front.within;
+        let flushed = timeout(within + within, async {
             if let Some(task) = task {
                 // A panic in the task was reported where it happened.
                 drop(task.await);
@@ -111,14 +181,6 @@ impl Publisher {
     }
 }
 
-/// Waits for the verdicts of `count` publications.
-pub(crate) async fn awaited(reply: oneshot::Receiver<Verdicts>, count: usize) -> Verdicts {
-    match reply.await {
-        Ok(verdicts) => verdicts,
-        Err(_) => (0..count).map(|_| Err(closed())).collect(),
-    }
-}
-
 impl Parcel {
     fn refuse(self, error: &Error) {
         let verdicts = self.items.iter().map(|_| Err(error.duplicate())).collect();
@@ -127,70 +189,66 @@ impl Parcel {
     }
 }
 
-struct Worker {
-    link: Arc<Link>,
-    mode: Mode,
-    window: Arc<Semaphore>,
-    size: usize,
-    channel: Option<Open>,
-}
-
-impl Worker {
-    async fn run(mut self, mut parcels: mpsc::UnboundedReceiver<Parcel>) {
+impl Front {
+    async fn run(self: Arc<Self>, mut parcels: mpsc::UnboundedReceiver<Parcel>) {
         while let Some(parcel) = parcels.recv().await {
             self.serve(parcel).await;
+            self.state.lock().queued -= 1;
         }
-        let most = u32::try_from(self.size).unwrap_or(u32::MAX);
-        drop(self.window.acquire_many(most).await);
+        drop(self.window.acquire_many(permits(self.size)).await);
         self.leave().await;
     }
 
-    async fn leave(&mut self) {
-        if let Some(open) = self.channel.take().filter(|open| open.channel.status().connected()) {
+    async fn leave(&self) {
+        let open = self.state.lock().open.take();
+        if let Some(open) = open.filter(Open::is_live) {
             let left = timeout(GOODBYE, open.channel.close(200, "closed".into())).await;
             tracing::trace!(target: "mq", ?left, "closed a publishing channel");
         }
     }
 
-    async fn serve(&mut self, parcel: Parcel) {
+    /// Takes the permits of a parcel if that takes no waiting; a checked one goes alone.
+    fn room(&self, items: &[Publication]) -> Option<OwnedSemaphorePermit> {
+        match self.mode {
+            Mode::Pipelined => self.window.clone().try_acquire_many_owned(permits(items.len())).ok(),
+            Mode::Checked => None,
+        }
+    }
+
+    async fn serve(&self, parcel: Parcel) {
         let deadline = parcel.deadline;
-        let count = u32::try_from(parcel.items.len()).unwrap_or(u32::MAX);
-        let permits = self.window.clone().acquire_many_owned(count);
+        let permits = self.window.clone().acquire_many_owned(permits(parcel.items.len()));
         let Ok(Ok(permits)) = timeout_at(deadline, permits).await else {
             return parcel.refuse(&full());
         };
-        let alone = self.window.available_permits() + 1 == self.size;
         let mut open = match self.open(deadline).await {
             Ok(open) => open,
             Err(error) => return parcel.refuse(&error),
         };
-        let limit = self.link.header_limit();
         let Parcel { items, reply, .. } = parcel;
-        let mut slots = Vec::with_capacity(items.len());
-        for item in items {
-            slots.push(match open.check(&item, limit, &self.link, deadline).await {
-                Ok(()) => open.begin(item),
-                Err(error) => Slot::refused(error),
-            });
-        }
-        let flight = Flight::new(slots, alone, &open.published);
-        self.channel = Some(open);
+        let absent = open.look_up(&items, &self.link, deadline).await;
+        let mut flight = self.begin(&open, items, &absent, deadline, permits);
+        self.state.lock().open = Some(open);
         match self.mode {
             Mode::Checked => {
-                if !flight.land(deadline, reply, permits).await {
+                let in_time = flight.landed().await;
+                drop(reply.send(flight.verdicts()));
+                if !in_time {
+                    flight.written().await;
                     // What the broker still returns belongs to messages that were given up.
                     self.leave().await;
                 }
             }
             Mode::Pipelined => {
-                tokio::spawn(flight.land(deadline, reply, permits));
+                tokio::spawn(land(flight, reply));
             }
         }
     }
 
     /// Takes the open channel, or opens one.
-    async fn open(&mut self, deadline: Instant) -> Result<Open> {
-        if let Some(open) = self.channel.take().filter(|open| open.channel.status().connected()) {
+    async fn open(&self, deadline: Instant) -> Result<Open> {
+        let open = self.state.lock().open.take();
+        if let Some(open) = open.filter(Open::is_live) {
             return Ok(open);
         }
         let channel = self.link.channel(Some(deadline)).await?;
@@ -199,6 +257,29 @@ impl Worker {
             Err(_) => return Err(full()),
         }
         Ok(Open { channel: Arc::new(channel), published: Arc::default(), known: HashSet::new() })
+    }
+
+    /// Hands a parcel to the connection, but for what is refused beforehand.
+    fn begin(
+        &self,
+        open: &Open,
+        items: Vec<Publication>,
+        absent: &[(ShortString, Error)],
+        deadline: Instant,
+        permits: OwnedSemaphorePermit,
+    ) -> Flight {
+        let alone = self.window.available_permits() + 1 == self.size;
+        let limit = self.link.header_limit();
+        let slot = |item: Publication| {
+            let refused = too_long(&item, limit)
+                .or_else(|| Some(absent.iter().find(|(name, _)| *name == item.exchange)?.1.duplicate()));
+            match refused {
+                Some(error) => Slot::refused(error),
+                None => open.begin(item),
+            }
+        };
+        let slots = items.into_iter().map(slot).collect();
+        Flight::new(slots, alone, open.published.clone(), deadline, permits)
     }
 }
 
@@ -212,49 +293,76 @@ struct Open {
 }
 
 impl Open {
-    /// Finds out what can be known before a publication: a publish to a missing exchange would
-    /// close the channel and leave the fate of all others on it open.
-    async fn check(
+    fn is_live(&self) -> bool {
+        self.channel.status().connected()
+    }
+
+    /// Returns whether all exchanges of `items` were there.
+    fn knows(&self, items: &[Publication]) -> bool {
+        let mut before = "";
+        items.iter().all(|item| {
+            let exchange = item.exchange.as_str();
+            exchange == std::mem::replace(&mut before, exchange) || self.known.contains(exchange)
+        })
+    }
+
+    /// Looks for the exchanges that are not known, and returns those not found with the reason: a
+    /// publish to a missing exchange would close the channel and leave the fate of all others on it
+    /// open.
+    async fn look_up(
         &mut self,
-        item: &Publication,
-        limit: usize,
+        items: &[Publication],
         link: &Link,
         deadline: Instant,
-    ) -> Result<()> {
-        let bytes = header_bytes(&item.properties);
-        if bytes > limit {
-            let text = format!("the headers have about {bytes} bytes; the broker takes {limit}");
-            return Err(Error::new(ErrorKind::InvalidInput, text));
-        }
-        if item.exchange.as_str().is_empty() || self.known.contains(&item.exchange) {
-            return Ok(());
-        }
-        let probe = link.channel(Some(deadline)).await?;
-        let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-        let kind = ExchangeKind::Topic;
-        let asked = probe.exchange_declare(item.exchange.clone(), kind, options, FieldTable::default());
-        let answer = timeout_at(deadline, asked).await;
-        if probe.status().connected() {
-            drop(timeout_at(deadline, probe.close(200, "done".into())).await);
-        }
-        match answer {
-            Ok(Ok(())) => {
-                self.known.insert(item.exchange.clone());
-                Ok(())
+    ) -> Vec<(ShortString, Error)> {
+        let mut absent: Vec<(ShortString, Error)> = Vec::new();
+        for exchange in items.iter().map(|item| &item.exchange) {
+            if exchange.as_str().is_empty()
+                || self.known.contains(exchange)
+                || absent.iter().any(|(name, _)| name == exchange)
+            {
+                continue;
             }
-            Ok(Err(error)) if is_missing(&error) => Err(Error::new(
-                ErrorKind::NotFound,
-                format!("there is no topic {:?}", item.exchange.as_str()),
-            )),
-            Ok(Err(error)) => Err(from_native(error)),
-            Err(_) => Err(full()),
+            match find(exchange, link, deadline).await {
+                Ok(()) => drop(self.known.insert(exchange.clone())),
+                Err(error) => absent.push((exchange.clone(), error)),
+            }
         }
+        absent
     }
 
     fn begin(&self, item: Publication) -> Slot {
         self.published.fetch_add(1, Ordering::Relaxed);
         Slot::begin(self.channel.clone(), item)
     }
+}
+
+async fn find(exchange: &ShortString, link: &Link, deadline: Instant) -> Result<()> {
+    let probe = link.channel(Some(deadline)).await?;
+    let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+    let asked = probe.exchange_declare(exchange.clone(), ExchangeKind::Topic, options, FieldTable::default());
+    let answer = timeout_at(deadline, asked).await;
+    if probe.status().connected() {
+        drop(timeout_at(deadline, probe.close(200, "done".into())).await);
+    }
+    match answer {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) if is_missing(&error) => {
+            Err(Error::new(ErrorKind::NotFound, format!("there is no topic {:?}", exchange.as_str())))
+        }
+        Ok(Err(error)) => Err(from_native(error)),
+        Err(_) => Err(full()),
+    }
+}
+
+fn too_long(item: &Publication, limit: usize) -> Option<Error> {
+    let bytes = header_bytes(&item.properties);
+    let text = || format!("the headers have about {bytes} bytes; the broker takes {limit}");
+    (bytes > limit).then(|| Error::new(ErrorKind::InvalidInput, text()))
+}
+
+fn permits(many: usize) -> u32 {
+    u32::try_from(many).unwrap_or(u32::MAX)
 }
 
 /// The error of a message that was not handed to the broker in time.
