@@ -234,7 +234,7 @@ impl Admin for StreamAdmin {
         }
         found.truncate(limit);
         let message = |(id, partition, entry): (EntryId, u32, entry::Entry)| {
-            (codec::decode_due(entry, &self.context.clock).0, Some(id.position(partition)))
+            (codec::due(codec::decode_entry(&entry), &self.context.clock).0, Some(id.position(partition)))
         };
         Ok(found.into_iter().map(message).collect())
     }

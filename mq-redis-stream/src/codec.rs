@@ -1,12 +1,14 @@
 //! Messages as stream entries: `body` is the payload, everything else is a field of its own name.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use bytes::Bytes;
-use bytestring::ByteString;
 use mq_core::envelope::{self, Decoder, Envelope, NativeFields};
 use mq_core::{Clock, Message};
-use redis::{Cmd, Value};
+use redis::Cmd;
 
-use crate::entry::Entry;
+use crate::entry::{Entry, EntryId};
 
 /// The field of the payload.
 const BODY: &str = "body";
@@ -40,44 +42,57 @@ pub(crate) fn append(cmd: &mut Cmd, message: &Message, envelope: &Envelope) {
     });
 }
 
-/// Reads an entry. What is not ours stays a header; nothing makes it fail.
-pub(crate) fn decode(entry: Entry) -> (Message, Envelope) {
-    let id = entry.id;
-    // `body`, `mq-id` and `mq-published-at` are in every entry of ours.
-    let mut decoder = Decoder::new((entry.fields.len() / 2).saturating_sub(3));
+/// Reads an entry, of which `fields` are the names and values by turns; the message keeps parts of `block`.
+/// What is not ours stays a header; nothing makes it fail.
+pub(crate) fn decode(id: EntryId, block: &Bytes, fields: &[Range<usize>]) -> (Message, Envelope) {
+    // `body`, `mq-id` and `mq-published-at` are in every entry of ours, `mq-key` in most.
+    let mut decoder = Decoder::new((fields.len() / 2).saturating_sub(4));
     let mut payload = None;
-    let mut fields = entry.fields.into_iter();
-    while let Some(name) = fields.next() {
-        let (name, value) = (as_bytes(name), as_bytes(fields.next().unwrap_or_default()));
+    for pair in fields.chunks(2) {
+        let name = &block[pair[0].clone()];
+        let value = pair.get(1).map_or(0..0, Range::clone);
         if payload.is_none() && name == BODY.as_bytes() {
-            payload = Some(Bytes::from(value));
-            continue;
+            payload = Some(block.slice(value));
+        } else if decoder.key.is_none() && name == envelope::KEY.as_bytes() {
+            decoder.key = Some(block.slice(value));
+        } else {
+            let name = header_name(name);
+            decoder.header_with(&name, &block[value], |part| keep(block, part));
         }
-        decoder.owned_header(header_name(name), value.into());
     }
     decoder.finish(payload.unwrap_or_default(), || id.to_string().into())
 }
 
-fn header_name(name: Vec<u8>) -> ByteString {
-    let name = String::from_utf8(name)
-        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-    match name.strip_prefix(ESCAPE) {
-        Some(escaped) => escaped.into(),
-        None => name.into(),
+/// Shares what is a part of the block.
+fn keep(block: &Bytes, part: &[u8]) -> Bytes {
+    if block.as_ptr_range().contains(&part.as_ptr()) {
+        block.slice_ref(part)
+    } else {
+        Bytes::copy_from_slice(part)
     }
 }
 
-/// Reads an entry that the server held until it was due: no clock of ours may hold it longer.
-pub(crate) fn decode_due(entry: Entry, clock: &Clock) -> (Message, Envelope) {
-    let (mut message, envelope) = decode(entry);
+fn header_name(name: &[u8]) -> Cow<'_, str> {
+    match String::from_utf8_lossy(name) {
+        Cow::Borrowed(name) => Cow::Borrowed(name.strip_prefix(ESCAPE).unwrap_or(name)),
+        Cow::Owned(name) => match name.strip_prefix(ESCAPE) {
+            Some(escaped) => Cow::Owned(escaped.to_owned()),
+            None => Cow::Owned(name),
+        },
+    }
+}
+
+/// Reads an entry that was read on its own.
+pub(crate) fn decode_entry(entry: &Entry) -> (Message, Envelope) {
+    decode(entry.id, &entry.block, &entry.fields)
+}
+
+/// A message that the server held until it was due: no clock of ours may hold it longer.
+pub(crate) fn due((mut message, envelope): (Message, Envelope), clock: &Clock) -> (Message, Envelope) {
     if let Some(at) = message.deliver_at {
         message.deliver_at = Some(at.min(clock.now()));
     }
     (message, envelope)
-}
-
-fn as_bytes(value: Value) -> Vec<u8> {
-    crate::entry::bytes(value).unwrap_or_default()
 }
 
 /// Writes what waits in a ZSET: 16 bytes that keep equal due times in order, then a MessagePack
@@ -109,16 +124,16 @@ mod tests {
     use mq_core::Timestamp;
     use mq_core::envelope::Death;
     use proptest::prelude::*;
+    use redis::Value;
 
     use super::*;
-    use crate::entry::EntryId;
 
     fn entry_of(message: &Message, envelope: &Envelope) -> Entry {
         let mut values = Vec::new();
         fields(message, envelope, |name, value| {
             values.extend([Value::BulkString(name.to_vec()), Value::BulkString(value.to_vec())]);
         });
-        Entry { id: EntryId { ms: 5, seq: 1 }, fields: values }
+        Entry::new(EntryId { ms: 5, seq: 1 }, values)
     }
 
     proptest! {
@@ -136,7 +151,7 @@ mod tests {
             message.headers = headers.into_iter().collect();
             let death = dead.then(|| Death { reason: "no".into(), at: Timestamp::from_millis(7) });
             let envelope = Envelope { attempt, death, ..Envelope::default() };
-            prop_assert_eq!(decode(entry_of(&message, &envelope)), (message, envelope));
+            prop_assert_eq!(decode_entry(&entry_of(&message, &envelope)), (message, envelope));
         }
 
         #[test]
@@ -148,7 +163,7 @@ mod tests {
                     Just(Value::BulkString(b"mq-attempt".to_vec())), Just(Value::BulkString(b"body".to_vec())),
                 ], 0..9),
         ) {
-            let (message, _) = decode(Entry { id: EntryId { ms: 5, seq: 1 }, fields: values });
+            let (message, _) = decode_entry(&Entry::new(EntryId { ms: 5, seq: 1 }, values));
             prop_assert!(!message.id.to_string().is_empty() || message.headers.is_empty());
         }
     }
@@ -156,7 +171,7 @@ mod tests {
     #[test]
     fn a_foreign_entry_is_named_by_its_entry_id() {
         let fields = ["a", "1", "b", "2"].map(|text| Value::BulkString(text.as_bytes().to_vec())).to_vec();
-        let (message, envelope) = decode(Entry { id: EntryId { ms: 5, seq: 1 }, fields });
+        let (message, envelope) = decode_entry(&Entry::new(EntryId { ms: 5, seq: 1 }, fields));
         assert_eq!((message.id.to_string().as_str(), message.payload.len()), ("5-1", 0));
         assert_eq!((message.headers.get_str("a"), message.headers.get_str("b")), (Some("1"), Some("2")));
         assert_eq!(envelope.attempt, 1);

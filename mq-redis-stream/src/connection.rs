@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::config::RedisStreamConfig;
 use crate::error::{breaks_connection, from_native, from_reply};
 use crate::scripts;
+use crate::wire::Wire;
 
 /// Commands handed to a connection and not yet written.
 const WRITE_QUEUE: usize = 1024;
@@ -25,7 +26,7 @@ const NO_SCRIPT: &str = "NOSCRIPT";
 pub(crate) struct Connector {
     client: Client,
     config: RedisStreamConfig,
-    events: Events,
+    pub(crate) events: Events,
 }
 
 impl fmt::Debug for Connector {
@@ -56,16 +57,27 @@ impl Connector {
         };
         match tokio::time::timeout(self.config.connect_timeout, connect).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(self.explain(&error)),
-            Err(_) => Err(Error::new(
-                ErrorKind::Unavailable,
-                format!("{} did not answer within {:?}", self.address(), self.config.connect_timeout),
-            )),
+            Ok(Err(error)) => Err(self.explain(from_native(&error))),
+            Err(_) => Err(self.silent()),
         }
     }
 
-    fn explain(&self, error: &RedisError) -> Error {
-        let error = from_native(error);
+    /// Makes a connection for reads, on which everything is answered within `silence`.
+    pub(crate) async fn wire(&self, silence: Duration) -> Result<Wire> {
+        match tokio::time::timeout(self.config.connect_timeout, Wire::open(&self.config, silence)).await {
+            Ok(opened) => opened.map_err(|error| self.explain(error)),
+            Err(_) => Err(self.silent()),
+        }
+    }
+
+    fn silent(&self) -> Error {
+        Error::new(
+            ErrorKind::Unavailable,
+            format!("{} did not answer within {:?}", self.address(), self.config.connect_timeout),
+        )
+    }
+
+    fn explain(&self, error: Error) -> Error {
         match error.kind() {
             ErrorKind::Unauthorized => error,
             ErrorKind::Unsupported => Error::new(
@@ -107,10 +119,30 @@ struct Current {
     closed: bool,
 }
 
+/// When a connection may be tried again.
 #[derive(Debug)]
-struct Dial {
+pub(crate) struct Dial {
     pause: Duration,
     not_before: Instant,
+}
+
+impl Dial {
+    pub(crate) fn new() -> Self {
+        Self { pause: PAUSES.0, not_before: Instant::now() }
+    }
+
+    pub(crate) async fn wait(&self) {
+        tokio::time::sleep_until(self.not_before).await;
+    }
+
+    pub(crate) fn made(&mut self) {
+        *self = Self::new();
+    }
+
+    pub(crate) fn failed(&mut self) {
+        self.not_before = Instant::now() + self.pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+        self.pause = (self.pause * 2).min(PAUSES.1);
+    }
 }
 
 /// One connection, made again whenever it breaks.
@@ -153,7 +185,7 @@ impl Link {
             what,
             response_timeout,
             current: Mutex::default(),
-            dial: tokio::sync::Mutex::new(Dial { pause: PAUSES.0, not_before: Instant::now() }),
+            dial: tokio::sync::Mutex::new(Dial::new()),
         }
     }
 
@@ -190,7 +222,7 @@ impl Link {
             if let Some(live) = self.try_live()? {
                 return Ok(live);
             }
-            tokio::time::sleep_until(dial.not_before).await;
+            dial.wait().await;
             match self.dial(&mut dial).await {
                 Ok(live) => return Ok(live),
                 Err(error) if permanent(&error) => return Err(error),
@@ -224,10 +256,9 @@ impl Link {
 
     async fn dial(&self, dial: &mut Dial) -> Result<Live> {
         let opened = self.connector.open(self.response_timeout).await;
-        let (first, longest) = PAUSES;
         match opened {
             Ok(connection) => {
-                *dial = Dial { pause: first, not_before: Instant::now() };
+                dial.made();
                 let mut current = self.current.lock();
                 current.generation += 1;
                 current.connection = Some(connection.clone());
@@ -237,8 +268,7 @@ impl Link {
                 Ok(Live { connection, generation })
             }
             Err(error) => {
-                dial.not_before = Instant::now() + dial.pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-                dial.pause = (dial.pause * 2).min(longest);
+                dial.failed();
                 Err(error)
             }
         }

@@ -12,11 +12,13 @@ use mq_core::driver::{Budget, Consumer, Fetched, Incoming, Lane, Settlement, Tok
 use mq_core::{Error, ErrorKind, Result};
 use redis::Value;
 
+use crate::codec;
 use crate::connection::permanent;
-use crate::entry;
+use crate::entry::{self, Entry};
 use crate::gauge::Gauge;
+use crate::intake::Taken;
 use crate::member::{Member, Phase, closed, going};
-use crate::reader::{Brought, Reader, is_gone};
+use crate::reader::{Brought, is_gone};
 use crate::source::{Outstanding, SMALL, Source};
 use crate::{settle, takeover, upkeep};
 
@@ -41,7 +43,7 @@ struct Fetching {
     sources: Vec<Source>,
     gauge: Gauge,
     /// Taken over and not returned yet.
-    ready: Vec<Incoming>,
+    ready: Vec<Arc<Incoming>>,
 }
 
 /// Has the member look for what it lost, if a call that takes entries does not end.
@@ -66,11 +68,9 @@ impl StreamConsumer {
         member.control.connect().await?;
         upkeep::join(&member).await?;
         let mut sources = Vec::new();
-        for (fenced, what) in [(false, "reader"), (true, "ordered reader")] {
+        for fenced in [false, true] {
             if member.lanes.iter().any(|lane| lane.ordered == fenced) {
-                let reader = Reader::new(&member.connector, what);
-                reader.connect().await?;
-                sources.push(Source::new(reader, fenced));
+                sources.push(Source::open(&member.connector, fenced).await?);
             }
         }
         let upkeep = tokio::spawn(upkeep::run(member.clone()));
@@ -103,8 +103,7 @@ impl StreamConsumer {
         for source in &mut fetching.sources {
             if source.outstanding.as_ref().is_some_and(|read| read.name != name) {
                 // What it still brings belongs to a session that is over.
-                source.outstanding = None;
-                source.reader.reset();
+                source.reset();
             }
         }
         if takeover::wanted(member) {
@@ -130,8 +129,10 @@ impl StreamConsumer {
             }
         }
         let rest = fetching.rest(budget);
+        let count = fetching.gauge.count(rest);
+        let ahead = fetching.ahead(rest, count);
         for source in &mut fetching.sources {
-            source.read(member, &name, fetching.gauge.count(rest));
+            source.read(member, &name, count, ahead);
         }
         Ok(None)
     }
@@ -139,8 +140,9 @@ impl StreamConsumer {
     /// Ends the blocked reads; returns what they brought.
     async fn quiet(&self, fetching: &mut Fetching, budget: Budget) -> Option<Fetched> {
         for place in 0..fetching.sources.len() {
-            let Some(brought) = fetching.sources[place].end(&self.member).await else { continue };
-            if let Some(read) = fetching.sources[place].outstanding.take() {
+            fetching.sources[place].hold_back();
+            while let Some(brought) = fetching.sources[place].end(&self.member).await {
+                let Some(read) = fetching.sources[place].outstanding.take() else { break };
                 match self.take_in(fetching, place, brought, read, budget, false).await {
                     Ok(Some(fetched)) => return Some(fetched),
                     Ok(None) => {}
@@ -161,6 +163,7 @@ impl StreamConsumer {
         ahead: bool,
     ) -> Result<Option<Fetched>> {
         let found = match brought {
+            Ok(Brought::Taken(taken)) => return Ok(self.take(fetching, place, taken, &read, budget)),
             Ok(Brought::Entries(found)) => found,
             Ok(Brought::Woken(woken)) => {
                 let mut state = self.member.state.lock();
@@ -187,20 +190,47 @@ impl StreamConsumer {
             let left = Budget { bytes: left.bytes.saturating_sub(used), ..left };
             if left.bytes > used {
                 let count = fetching.gauge.count(left);
-                fetching.sources[place].read(&self.member, &read.name, count);
+                fetching.sources[place].read(&self.member, &read.name, count, 0);
+                fetching.sources[place].begin();
             }
         }
         let deliveries = self.parse(found, &read);
         Ok((!deliveries.is_empty()).then(|| fetching.brought(deliveries)))
     }
 
-    fn parse(&self, found: Vec<(Lane, Vec<Value>)>, read: &Outstanding) -> Vec<Incoming> {
+    /// Takes in what was decoded as it arrived, and goes on with the read that was sent meanwhile.
+    fn take(
+        &self,
+        fetching: &mut Fetching,
+        place: usize,
+        taken: Taken,
+        read: &Outstanding,
+        budget: Budget,
+    ) -> Option<Fetched> {
+        let entries: usize = taken.found.iter().map(|(.., entries)| entries.len()).sum();
+        if let Some(sent) = taken.ahead {
+            let ahead = fetching.ahead(fetching.rest(budget), entries + sent.count);
+            fetching.sources[place].follow(&self.member, read, sent, ahead);
+        }
+        if entries == 0 {
+            return None;
+        }
+        fetching.sources[place].busy = taken.found.len();
+        let mut deliveries = Vec::with_capacity(entries);
+        for (lane, epoch, incoming) in taken.found {
+            self.member.admit(lane, epoch, incoming, &mut deliveries);
+        }
+        (!deliveries.is_empty()).then(|| fetching.brought(deliveries))
+    }
+
+    fn parse(&self, found: Vec<(Lane, Vec<Value>)>, read: &Outstanding) -> Vec<Arc<Incoming>> {
         let member = &self.member;
         let mut deliveries = Vec::with_capacity(found.iter().map(|(_, entries)| entries.len()).sum());
         for (lane, entries) in found {
             let Some((_, epoch)) = read.epochs.iter().find(|(known, _)| *known == lane) else { continue };
             let entries = entries.into_iter().filter_map(entry::entry);
-            let incoming = entries.map(|entry| member.first(lane, *epoch, entry)).collect();
+            let first = |entry: Entry| member.first(lane, *epoch, entry.id, codec::decode_entry(&entry));
+            let incoming = entries.map(first).collect();
             member.admit(lane, *epoch, incoming, &mut deliveries);
         }
         deliveries
@@ -225,18 +255,26 @@ impl StreamConsumer {
 impl Fetching {
     /// What is left of a budget beside the reads under way.
     fn rest(&self, budget: Budget) -> Budget {
-        let asked: usize =
-            self.sources.iter().filter_map(|source| source.outstanding.as_ref()).map(|read| read.count).sum();
+        let outstanding = self.sources.iter().filter_map(|source| source.outstanding.as_ref());
+        let asked: usize = outstanding.map(|read| read.count + read.ahead).sum();
         Budget {
             messages: budget.messages.saturating_sub(asked).max(1),
             bytes: budget.bytes.saturating_sub(self.gauge.bytes(asked)).max(1),
         }
     }
 
-    fn brought(&mut self, deliveries: Vec<Incoming>) -> Fetched {
+    /// How many entries a read may ask for that is sent while others are under way which bring `before`.
+    fn ahead(&self, budget: Budget, before: usize) -> usize {
+        let used = self.gauge.bytes(before);
+        let messages = budget.messages.saturating_sub(before);
+        let bytes = budget.bytes.saturating_sub(used);
+        if messages < SMALL || bytes <= used { 0 } else { self.gauge.count(Budget { messages, bytes }) }
+    }
+
+    fn brought(&mut self, deliveries: Vec<Arc<Incoming>>) -> Fetched {
         let bytes = deliveries.iter().map(|incoming| incoming.message.size()).sum();
         self.gauge.learn(deliveries.len(), bytes);
-        Fetched { deliveries: deliveries.into_iter().map(Arc::new).collect(), revoked: Vec::new() }
+        Fetched { deliveries, revoked: Vec::new() }
     }
 
     /// Waits for one of the reads under way, or for a change.
@@ -316,11 +354,10 @@ impl StreamConsumer {
         let mut fetching = self.fetching.lock().await;
         for source in &mut fetching.sources {
             // What it brings is given back with the rest.
-            if tokio::time::timeout(FAREWELL, source.end(&self.member)).await.is_err() {
+            if tokio::time::timeout(FAREWELL, source.end_all(&self.member)).await.is_err() {
                 self.member.context.events.failed("end a read", &closed().with_kind(ErrorKind::Timeout));
             }
-            source.outstanding = None;
-            source.reader.close();
+            source.close();
         }
     }
 }

@@ -60,7 +60,7 @@ pub(crate) async fn list(link: &Link, keys: &GroupKeys, page: Page) -> Result<Ve
         skip -= skipped;
         for entry in entries.into_iter().skip(skipped) {
             let position = entry.id.position(0);
-            let (message, envelope) = codec::decode(entry);
+            let (message, envelope) = codec::decode_entry(&entry);
             found.push(DeadLetter::new(message, envelope, Some(position)));
         }
     }
@@ -70,7 +70,7 @@ pub(crate) async fn list(link: &Link, keys: &GroupKeys, page: Page) -> Result<Ve
 /// Moves dead letters to the inbox of the partition of their key.
 pub(crate) async fn redrive(link: &Link, keys: &GroupKeys, which: &Selection) -> Result<u64> {
     each(link, keys, which, |id, entry| {
-        let (message, envelope) = codec::decode(entry);
+        let (message, envelope) = codec::decode_entry(&entry);
         let (message, envelope): (_, Envelope) = redriven(message, &envelope);
         let partition = match &message.key {
             Some(key) => of_key(key, keys.topic.partitions),
@@ -125,9 +125,6 @@ async fn each(
 fn selected(entry: &Entry, which: &Selection) -> bool {
     match which {
         Selection::All => true,
-        Selection::Ids(_) => {
-            let copy = Entry { id: entry.id, fields: entry.fields.clone() };
-            which.contains(&codec::decode(copy).0.id)
-        }
+        Selection::Ids(_) => which.contains(&codec::decode_entry(entry).0.id),
     }
 }

@@ -1,7 +1,9 @@
 //! Entry ids and replies, read straight from the client's values.
 
 use std::fmt;
+use std::ops::Range;
 
+use bytes::Bytes;
 use mq_core::{Error, ErrorKind, Position, Result};
 use redis::Value;
 
@@ -56,8 +58,25 @@ impl fmt::Display for EntryId {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) id: EntryId,
-    /// Names and values by turns.
-    pub(crate) fields: Vec<Value>,
+    pub(crate) block: Bytes,
+    /// Where names and values are in the block, by turns.
+    pub(crate) fields: Vec<Range<usize>>,
+}
+
+impl Entry {
+    /// Puts names and values into one block; what is no string is empty.
+    pub(crate) fn new(id: EntryId, values: Vec<Value>) -> Self {
+        let (mut block, mut fields) = (Vec::new(), Vec::with_capacity(values.len()));
+        for value in values {
+            let start = block.len();
+            match value {
+                Value::BulkString(bytes) => block.extend_from_slice(&bytes),
+                other => block.extend(bytes(other).unwrap_or_default()),
+            }
+            fields.push(start..block.len());
+        }
+        Self { id, block: block.into(), fields }
+    }
 }
 
 /// An entry that was pending before, with what the group knows of it.
@@ -118,10 +137,7 @@ pub(crate) fn entry(value: Value) -> Option<Entry> {
     let mut parts = array(value).into_iter();
     let id = id(&parts.next()?)?;
     match parts.next()? {
-        Value::Array(fields) => Some(Entry { id, fields }),
-        Value::Map(pairs) => {
-            Some(Entry { id, fields: pairs.into_iter().flat_map(|(key, value)| [key, value]).collect() })
-        }
+        fields @ (Value::Array(_) | Value::Map(_)) => Some(Entry::new(id, array(fields))),
         _ => None,
     }
 }

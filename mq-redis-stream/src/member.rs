@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mq_core::driver::{Context, Incoming, Lane, ReleaseGuard, Revocation, Suspect, Token};
-use mq_core::{Error, ErrorKind, GroupName, GroupSettings, Result, TopicName};
+use mq_core::envelope::Envelope;
+use mq_core::{Error, ErrorKind, GroupName, GroupSettings, Message, Result, TopicName};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use crate::codec;
 use crate::connection::{Connector, Link};
-use crate::entry::{Entry, Pending};
+use crate::entry::{EntryId, Pending};
 use crate::lanes::{Lanes, Stage};
 use crate::names::{GroupKeys, MEMBER, Side};
 use crate::topology::Registry;
@@ -213,7 +214,13 @@ impl Member {
     }
 
     /// Takes entries in: those whose lane is still of `epoch`, others stay with whom they belong to.
-    pub(crate) fn admit(&self, lane: Lane, epoch: u32, entries: Vec<Incoming>, out: &mut Vec<Incoming>) {
+    pub(crate) fn admit(
+        &self,
+        lane: Lane,
+        epoch: u32,
+        entries: Vec<Arc<Incoming>>,
+        out: &mut Vec<Arc<Incoming>>,
+    ) {
         let mut state = self.state.lock();
         let reading = matches!(state.lanes.stage(lane), Stage::Reading | Stage::Scanning(_));
         if state.lanes.epoch(lane) != Some(epoch) || !reading {
@@ -228,35 +235,41 @@ impl Member {
     }
 
     /// Makes a delivery of an entry that is new to the group.
-    pub(crate) fn first(&self, lane: Lane, epoch: u32, entry: Entry) -> Incoming {
-        self.incoming(lane, epoch, entry, 1, None)
+    pub(crate) fn first(
+        &self,
+        lane: Lane,
+        epoch: u32,
+        id: EntryId,
+        decoded: (Message, Envelope),
+    ) -> Arc<Incoming> {
+        Arc::new(self.incoming(lane, epoch, id, decoded, 1))
     }
 
     /// Makes a delivery of an entry that was pending before.
-    pub(crate) fn again(&self, lane: Lane, epoch: u32, pending: Pending) -> Incoming {
+    pub(crate) fn again(&self, lane: Lane, epoch: u32, pending: Pending) -> Arc<Incoming> {
         let suspect = (pending.count > 1).then_some(Suspect { started: pending.started });
-        let mut incoming = self.incoming(lane, epoch, pending.entry, pending.count, suspect);
-        incoming.redelivered = true;
-        incoming
+        let (entry, count) = (pending.entry, pending.count);
+        let mut incoming = self.incoming(lane, epoch, entry.id, codec::decode_entry(&entry), count);
+        (incoming.redelivered, incoming.suspect) = (true, suspect);
+        Arc::new(incoming)
     }
 
     fn incoming(
         &self,
         lane: Lane,
         epoch: u32,
-        entry: Entry,
+        id: EntryId,
+        decoded: (Message, Envelope),
         count: u32,
-        suspect: Option<Suspect>,
     ) -> Incoming {
         let info = self.lane(lane);
-        let id = entry.id;
-        let (message, mut envelope) = codec::decode_due(entry, &self.context.clock);
+        let (message, mut envelope) = codec::due(decoded, &self.context.clock);
         envelope.attempt = envelope.attempt.saturating_add(count.saturating_sub(1));
         Incoming {
             token: Token { lane, epoch, high: id.ms, low: id.seq },
             subscription: info.subscription,
             redelivered: info.side == Side::Inbox || envelope.attempt > 1,
-            suspect,
+            suspect: None,
             position: (info.side == Side::Topic).then(|| id.position(info.partition)),
             message,
             envelope,

@@ -1,4 +1,4 @@
-//! Reading new entries on a connection of its own, where a read may block.
+//! Reading new entries of ordered groups, on a connection of its own where a read may block.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -14,6 +14,7 @@ use redis::{Cmd, Pipeline, Value};
 
 use crate::connection::{Connector, Link, Live, checked};
 use crate::entry::{self, EntryId, array, integer, text};
+use crate::intake::Taken;
 use crate::member::{Member, Subscribed};
 
 /// How long a read waits on the server.
@@ -21,9 +22,14 @@ const BLOCK: Duration = Duration::from_secs(2);
 /// The pause before lanes that others own are looked at again.
 const RECONSIDER: Duration = Duration::from_millis(50);
 
+/// How long the server may be silent on a connection for reads.
+pub(crate) const PATIENCE: Duration = BLOCK.saturating_add(Duration::from_secs(8));
+
 /// What a read brought.
 #[derive(Debug)]
 pub(crate) enum Brought {
+    /// New entries, parsed.
+    Taken(Taken),
     /// New entries by lane, not parsed yet.
     Entries(Found),
     /// Nothing, or only that lanes have entries up to these.
@@ -46,7 +52,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn new(connector: &Arc<Connector>, what: &'static str) -> Arc<Self> {
-        let link = Link::with_timeout(connector, what, BLOCK + Duration::from_secs(8));
+        let link = Link::with_timeout(connector, what, PATIENCE);
         Arc::new(Self {
             link,
             number: AtomicI64::new(0),
@@ -89,23 +95,6 @@ impl Reader {
             self.numbered.store(live.generation(), Ordering::Release);
         }
         Ok(live)
-    }
-
-    /// Reads from the lanes of unordered groups, waiting if there is nothing.
-    pub(crate) fn group_read(
-        self: &Arc<Self>,
-        member: &Arc<Member>,
-        name: &str,
-        lanes: &[Lane],
-        count: usize,
-    ) -> Reading {
-        let cmd = group_command(member, name, lanes, count, true);
-        let (reader, member) = (self.clone(), member.clone());
-        Box::pin(async move {
-            let live = reader.live().await?;
-            let streams = reader.link.query_on(live, &cmd).await?;
-            Ok(Brought::Entries(found_in(&member, streams)))
-        })
     }
 
     /// Reads from the lanes of ordered groups that are this member's; waits if there is nothing,
@@ -214,7 +203,13 @@ impl Fence<'_> {
         let reading = !lanes.is_empty();
         if reading {
             pipeline.cmd("MULTI");
-            pipeline.add_command(group_command(self.member, self.name, &lanes, self.count, false));
+            pipeline.add_command(group_command(
+                self.member,
+                self.name,
+                lanes.iter().copied(),
+                self.count,
+                false,
+            ));
             pipeline.cmd("EXEC");
         }
         self.watch(&mut pipeline);
@@ -253,15 +248,21 @@ impl Fence<'_> {
 type Found = Vec<(Lane, Vec<Value>)>;
 
 /// The command that reads new entries.
-fn group_command(member: &Member, name: &str, lanes: &[Lane], count: usize, block: bool) -> Cmd {
+pub(crate) fn group_command(
+    member: &Member,
+    name: &str,
+    lanes: impl ExactSizeIterator<Item = Lane> + Clone,
+    count: usize,
+    block: bool,
+) -> Cmd {
     let mut cmd = Cmd::with_capacity(9 + 2 * lanes.len(), 200 + 64 * lanes.len());
     cmd.arg("XREADGROUP").arg("GROUP").arg(member.group.as_str()).arg(name).arg("COUNT").arg(count);
     if block {
         cmd.arg("BLOCK").arg(BLOCK.as_millis().to_string());
     }
     cmd.arg("STREAMS");
-    for lane in lanes {
-        cmd.arg(&member.lane(*lane).stream);
+    for lane in lanes.clone() {
+        cmd.arg(&member.lane(lane).stream);
     }
     for _ in lanes {
         cmd.arg(">");

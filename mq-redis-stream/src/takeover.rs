@@ -44,7 +44,7 @@ pub(crate) async fn run(
     member: &Arc<Member>,
     name: &str,
     room: usize,
-    out: &mut Vec<Incoming>,
+    out: &mut Vec<Arc<Incoming>>,
 ) -> Result<()> {
     recover(member, name, room, out).await?;
     scan(member, name, room, out).await?;
@@ -80,7 +80,7 @@ async fn claim(
     subscribed: &Subscribed,
     name: &str,
     room: usize,
-    out: &mut Vec<Incoming>,
+    out: &mut Vec<Arc<Incoming>>,
 ) -> Result<usize> {
     let keys = &subscribed.keys;
     let limit = (room / subscribed.lanes().len()).clamp(1, CLAIM);
@@ -114,7 +114,7 @@ fn admit(
     lane: Lane,
     epoch: Option<u32>,
     found: impl Iterator<Item = Pending>,
-    out: &mut Vec<Incoming>,
+    out: &mut Vec<Arc<Incoming>>,
 ) {
     let epoch = epoch.or_else(|| member.state.lock().lanes.epoch(lane));
     if let Some(epoch) = epoch {
@@ -132,7 +132,7 @@ pub(crate) async fn bury(member: &Member, subscribed: &Subscribed) -> Result<()>
 }
 
 /// Takes what is pending on lanes of ordered groups that are new to this member, in order.
-async fn scan(member: &Arc<Member>, name: &str, room: usize, out: &mut Vec<Incoming>) -> Result<()> {
+async fn scan(member: &Arc<Member>, name: &str, room: usize, out: &mut Vec<Arc<Incoming>>) -> Result<()> {
     let lanes = scanning(member, &member.state.lock().lanes);
     for (lane, epoch, from) in lanes {
         if out.len() >= room {
@@ -176,7 +176,7 @@ fn behind(from: Option<EntryId>) -> String {
 }
 
 /// Finds entries that are pending for this member and never reached it: their reply was lost.
-async fn recover(member: &Arc<Member>, name: &str, room: usize, out: &mut Vec<Incoming>) -> Result<()> {
+async fn recover(member: &Arc<Member>, name: &str, room: usize, out: &mut Vec<Arc<Incoming>>) -> Result<()> {
     if !member.state.lock().recover {
         return Ok(());
     }

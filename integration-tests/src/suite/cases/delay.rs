@@ -155,7 +155,7 @@ pub(crate) async fn past_and_short(context: Context) -> Result<Verdict> {
     let topic = context.topic();
     let subscriber = context.subscribe(&topic, "g").await?;
     let publisher = context.publisher(&topic).await?;
-    let begun = Timestamp::from(SystemTime::now());
+    let begun = now();
     for (number, at) in
         [Timestamp::from_millis(0), begun, begun.plus(Duration::from_millis(1))].into_iter().enumerate()
     {
@@ -171,7 +171,7 @@ pub(crate) async fn years(context: Context) -> Result<Verdict> {
     let publisher = context.publisher(&topic).await?;
     let year = Duration::from_secs(365 * 24 * 3600);
     for years in [1, 30] {
-        let at = Timestamp::from(SystemTime::now()).plus(year * years);
+        let at = now().plus(year * years);
         publisher.send(Message::new("far").deliver_at(at)).await?;
     }
     send(&publisher, "now", 1).await?;
