@@ -34,6 +34,7 @@ use crate::error::Result;
 use crate::event::Events;
 use crate::message::{Message, MessageId, Position, Receipt};
 use crate::name::{GroupName, TopicName};
+pub use crate::spent::Spent;
 use crate::topology::{GroupSettings, Policy, Start, TopicSpec};
 
 /// What core hands to a backend when it is made.
@@ -124,6 +125,8 @@ pub struct ConsumerOptions {
     pub subscriptions: Vec<Subscription>,
     /// The most the consumer holds unsettled; also the size of native prefetch windows.
     pub prefetch: Budget,
+    /// Where core puts the consumer's messages when it is done with them.
+    pub spent: Spent,
 }
 
 /// A bound in messages and bytes.

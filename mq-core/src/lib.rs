@@ -24,6 +24,7 @@ mod name;
 mod outbox;
 pub mod policy;
 mod publisher;
+mod spent;
 mod subscriber;
 mod topology;
 

@@ -16,7 +16,7 @@ use crate::consume::AckMode;
 use crate::consume::shared::Shared;
 use crate::consume::state::State;
 use crate::delivery::Delivery;
-use crate::driver::{Budget, ConsumerOptions, Subscription};
+use crate::driver::{Budget, ConsumerOptions, Spent, Subscription};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{GroupName, TopicName};
 use crate::topology::{GroupSettings, ORDERED_PARTITIONS, Policy, Start, TopicSpec};
@@ -147,7 +147,13 @@ impl SubscriberBuilder {
             .iter()
             .map(|topic| Subscription { topic: topic.clone(), settings: self.settings.clone() })
             .collect();
-        let options = ConsumerOptions { group: group.clone(), subscriptions, prefetch: self.prefetch };
+        let spent = Spent::default();
+        let options = ConsumerOptions {
+            group: group.clone(),
+            subscriptions,
+            prefetch: self.prefetch,
+            spent: spent.clone(),
+        };
         let backend = self.client.inner.backend_name();
         let consumer = self.client.inner.backend.consumer(options).await;
         let consumer = consumer
@@ -155,6 +161,7 @@ impl SubscriberBuilder {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::new(vec![self.settings; topics.len()], self.prefetch, self.ack_mode)),
             consumer,
+            spent,
             context: self.client.inner.backend.context().clone(),
             counters: self.client.inner.counters.clone(),
             backend,

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::admin::KafkaAdmin;
 use crate::codec::Name;
 use crate::connection::Inner;
-use crate::member::{Member, Opening, Source};
+use crate::member::{Common, Member, Opening, Source};
 use crate::settle;
 
 /// The longest wait for what is in hand when a partition moves.
@@ -65,14 +65,14 @@ impl KafkaConsumer {
                 subscription,
             })
             .collect();
-        let arrived = Arc::new(Notify::new());
+        let common = Common { arrived: Arc::new(Notify::new()), spent: options.spent };
         let mut members = Vec::with_capacity(kinds.len());
         for (index, ordered) in kinds.iter().enumerate() {
             let share = Budget {
                 messages: (options.prefetch.messages / kinds.len()).max(1),
                 bytes: (options.prefetch.bytes / kinds.len()).max(1),
             };
-            let opening = opening(inner, &options.group, &topics, index, *ordered, share, &arrived).await?;
+            let opening = opening(inner, &options.group, &topics, index, *ordered, share, &common).await?;
             members.push(Member::open(inner, opening)?);
         }
         Ok(Self {
@@ -80,7 +80,7 @@ impl KafkaConsumer {
             group: options.group,
             topics,
             members,
-            arrived,
+            arrived: common.arrived,
             turn: AtomicUsize::new(0),
         })
     }
@@ -109,7 +109,7 @@ async fn opening(
     member: usize,
     ordered: bool,
     prefetch: Budget,
-    arrived: &Arc<Notify>,
+    common: &Common,
 ) -> Result<Opening> {
     let mut sources = Vec::new();
     let mut partitions = 0;
@@ -129,7 +129,7 @@ async fn opening(
         prefetch,
         patience,
         partitions,
-        arrived: arrived.clone(),
+        common: common.clone(),
     })
 }
 

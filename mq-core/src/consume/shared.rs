@@ -11,7 +11,7 @@ use super::reply::{Answer, BatchReply, Reply};
 use super::state::{Action, HandKey, Phase, State};
 use crate::clock::Timestamp;
 use crate::counters::Counters;
-use crate::driver::{Consumer, Context, Incoming};
+use crate::driver::{Consumer, Context, Incoming, Spent};
 use crate::error::Result;
 
 /// A message handed out, and its place in the books.
@@ -23,6 +23,7 @@ pub(crate) type Taken = (Arc<Incoming>, HandKey);
 pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
     pub(crate) consumer: Arc<dyn Consumer>,
+    pub(crate) spent: Spent,
     pub(crate) context: Context,
     pub(crate) counters: Arc<Counters>,
     pub(crate) backend: &'static str,

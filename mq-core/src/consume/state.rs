@@ -53,6 +53,8 @@ pub(super) struct Hand {
     /// `None` once it is settling.
     pub(super) deadline: Option<Instant>,
     turn: Turn,
+    /// Of the message, which is with its holder by now.
+    size: usize,
 }
 
 /// Whether a hand-out has the turn of its key; what never queued for it must not end another's.
@@ -255,8 +257,8 @@ impl State {
         }
         let solo = self.solo == Solo::Started;
         let incoming = if solo { self.alone.pop_front() } else { self.ready.pop_front() }?;
-        let lease = self.settings[incoming.subscription].lease;
-        let turn = if solo { Turn::Without } else { Turn::Taken };
+        let GroupSettings { lease, ordered, .. } = self.settings[incoming.subscription];
+        let turn = if ordered && !solo { Turn::Taken } else { Turn::Without };
         let key = self.hand(incoming.clone(), Some(now + lease), turn);
         if solo {
             self.solo = Solo::Running(key.slot);
@@ -266,7 +268,8 @@ impl State {
 
     fn hand(&mut self, incoming: Arc<Incoming>, deadline: Option<Instant>, turn: Turn) -> HandKey {
         self.serial += 1;
-        let slot = self.hands.insert(Hand { incoming, serial: self.serial, deadline, turn });
+        let size = incoming.message.size();
+        let slot = self.hands.insert(Hand { incoming, serial: self.serial, deadline, turn, size });
         HandKey { slot, serial: self.serial }
     }
 
@@ -392,11 +395,13 @@ impl State {
         std::mem::replace(&mut self.batch, next)
     }
 
-    /// Ends a settlement that the driver answered; returns the message, to be freed without a lock.
-    pub(crate) fn complete(&mut self, slot: usize) -> Option<Arc<Incoming>> {
+    /// Ends a settlement that the driver answered; returns the message and its size, to be freed
+    /// without a lock.
+    pub(crate) fn complete(&mut self, slot: usize) -> Option<(Arc<Incoming>, usize)> {
         let hand = self.hands.try_remove(slot)?;
-        self.forget(&hand.incoming);
-        if hand.turn == Turn::Taken && self.settings[hand.incoming.subscription].ordered {
+        self.have.messages -= 1;
+        self.have.bytes -= hand.size;
+        if hand.turn == Turn::Taken {
             self.ready.extend(self.gate.leave(&hand.incoming));
         }
         if self.solo == Solo::Running(slot) {
@@ -405,7 +410,7 @@ impl State {
         if !self.revoking.is_empty() {
             self.finish_revocations();
         }
-        Some(hand.incoming)
+        Some((hand.incoming, hand.size))
     }
 
     pub(super) fn forget(&mut self, incoming: &Incoming) {

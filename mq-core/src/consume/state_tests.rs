@@ -275,7 +275,7 @@ async fn what_is_acked_first_is_handed_over_when_the_ack_is_answered() {
     let pending = state.take_settlements().pending;
     assert_eq!(pending.len(), 2, "no more than was asked for");
     for (pending, kept) in pending.into_iter().zip([true, false]) {
-        let message = state.complete(pending.slot);
+        let message = state.complete(pending.slot).map(|(message, _)| message);
         state.acked(message.filter(|_| kept));
     }
     state.pause(true);

@@ -125,7 +125,9 @@ async fn settle_batch(shared: Arc<Shared>, batch: SettleBatch) {
 /// What came of a batch of settlements.
 #[derive(Default)]
 struct Done {
+    /// For the driver.
     spent: Vec<Arc<Incoming>>,
+    freed: Vec<Arc<Incoming>>,
     answers: Vec<Answer>,
     failed: Vec<(Pending, Error)>,
     counts: Counts,
@@ -145,9 +147,10 @@ impl Done {
         }
         let message = state.complete(pending.slot);
         if state.acks_first() && matches!(pending.action, Action::Ack) {
-            state.acked(message.filter(|_| verdict.is_ok()));
-        } else {
-            self.spent.extend(message);
+            state.acked(message.filter(|_| verdict.is_ok()).map(|(message, _)| message));
+        } else if let Some((message, size)) = message {
+            let kept = if shared.spent.keeps(size) { &mut self.spent } else { &mut self.freed };
+            kept.push(message);
         }
         let count = match (&verdict, &pending.action) {
             (Err(_), _) => &mut self.counts.stale,
@@ -165,7 +168,10 @@ impl Done {
     fn tell(&mut self, shared: &Shared) {
         shared.counters.add_settled(&self.counts);
         self.answers.drain(..).for_each(Answer::send);
-        self.spent.clear();
+        if !self.spent.is_empty() {
+            shared.spent.put(std::mem::take(&mut self.spent));
+        }
+        self.freed.clear();
     }
 }
 

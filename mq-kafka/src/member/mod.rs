@@ -17,7 +17,7 @@ use std::sync::{Arc, Weak};
 use std::thread::Thread;
 use std::time::Duration;
 
-use mq_core::driver::{Budget, Fetched, Lane, Token};
+use mq_core::driver::{Budget, Fetched, Lane, Spent, Token};
 use mq_core::{GroupName, Result};
 use parking_lot::{Condvar, Mutex};
 use rdkafka::ClientConfig;
@@ -76,8 +76,16 @@ pub(crate) struct Opening {
     pub(crate) patience: Duration,
     /// Partitions of all sources.
     pub(crate) partitions: usize,
-    /// Woken when there is something to fetch; shared by the members of a consumer.
+    pub(crate) common: Common,
+}
+
+/// What the members of a consumer share.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    /// Woken when there is something to fetch.
     pub(crate) arrived: Arc<Notify>,
+    /// Messages that are done with.
+    pub(crate) spent: Spent,
 }
 
 /// What the threads and the driver's calls share.
@@ -91,6 +99,7 @@ pub(crate) struct Shared {
     /// There may be something to commit, or a commit was answered.
     changed: Condvar,
     arrived: Arc<Notify>,
+    spent: Spent,
     /// The poll thread waits for room.
     hungry: AtomicBool,
     poller: Mutex<Option<Thread>>,
@@ -139,7 +148,8 @@ impl Member {
             patience: opening.patience,
             books: Mutex::new(Books::new(opening.prefetch)),
             changed: Condvar::new(),
-            arrived: opening.arrived,
+            arrived: opening.common.arrived,
+            spent: opening.common.spent,
             hungry: AtomicBool::new(false),
             poller: Mutex::default(),
             native: Mutex::default(),

@@ -48,7 +48,7 @@ pub(super) struct Queue {
 pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, commands: &mpsc::Receiver<Command>) {
     *shared.poller.lock() = Some(std::thread::current());
     let mut queues: Vec<Queue> = Vec::new();
-    let mut arena = Arena::default();
+    let mut memory = Memory { arena: Arena::default(), spent: Vec::new() };
     loop {
         loop {
             match commands.try_recv() {
@@ -64,7 +64,7 @@ pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, commands: &mpsc::R
         }
         let mut worked = false;
         for queue in &queues {
-            worked |= drain(shared, native, queue, &mut arena);
+            worked |= drain(shared, native, queue, &mut memory);
         }
         if !worked {
             std::thread::park_timeout(IDLE);
@@ -77,7 +77,7 @@ pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, commands: &mpsc::R
 }
 
 /// Takes a burst from a queue; returns whether there was anything.
-fn drain(shared: &Shared, native: &Native, queue: &Queue, arena: &mut Arena) -> bool {
+fn drain(shared: &Shared, native: &Native, queue: &Queue, memory: &mut Memory) -> bool {
     if !queue.ready.load(Ordering::Acquire) {
         return false;
     }
@@ -92,6 +92,9 @@ fn drain(shared: &Shared, native: &Native, queue: &Queue, arena: &mut Arena) -> 
     }
     queue.ready.store(false, Ordering::Release);
     let source = &shared.sources[queue.source];
+    if memory.spent.is_empty() {
+        memory.spent = shared.spent.take();
+    }
     let mut messages = Vec::new();
     let mut bytes = 0;
     let limit = room.min(BURST);
@@ -103,7 +106,7 @@ fn drain(shared: &Shared, native: &Native, queue: &Queue, arena: &mut Arena) -> 
                     messages.reserve(limit.min(FIRST));
                 }
                 bytes += record.payload_len() + record.key_len();
-                messages.push(incoming(queue, source, &record, arena));
+                messages.push(incoming(queue, source, &record, memory));
             }
             Some(Err(error)) => recover(shared, native, queue, source, &error),
         }
@@ -120,15 +123,35 @@ fn drain(shared: &Shared, native: &Native, queue: &Queue, arena: &mut Arena) -> 
     true
 }
 
+/// Where messages are put.
+struct Memory {
+    arena: Arena,
+    /// Messages that are done with, allocated by this thread.
+    spent: Vec<Arc<Incoming>>,
+}
+
+impl Memory {
+    /// Puts a message where one was that nobody has any more, or else in a new place.
+    fn place(&mut self, incoming: Incoming) -> Arc<Incoming> {
+        while let Some(mut spent) = self.spent.pop() {
+            if let Some(place) = Arc::get_mut(&mut spent) {
+                *place = incoming;
+                return spent;
+            }
+        }
+        Arc::new(incoming)
+    }
+}
+
 /// Reads a record into the place where it stays.
 fn incoming(
     queue: &Queue,
     source: &Source,
     record: &BorrowedMessage<'_>,
-    arena: &mut Arena,
+    memory: &mut Memory,
 ) -> Arc<Incoming> {
     let (lane, epoch) = queue.ownership;
-    let mut incoming = Arc::new(Incoming {
+    let mut incoming = memory.place(Incoming {
         token: Token { lane, epoch, high: u64::try_from(record.offset()).unwrap_or(0), low: 0 },
         subscription: source.subscription,
         redelivered: false,
@@ -138,7 +161,7 @@ fn incoming(
         position: position(record.partition(), record.offset()),
     });
     if let Some(Incoming { message, envelope, redelivered, .. }) = Arc::get_mut(&mut incoming) {
-        decode_into(record, &source.topic, arena, message, envelope);
+        decode_into(record, &source.topic, &mut memory.arena, message, envelope);
         *redelivered = source.inbox && envelope.first_seen.is_some();
     }
     incoming
