@@ -3,6 +3,7 @@ use std::time::Duration;
 use mq::ErrorKind;
 
 use super::*;
+use crate::suite::fault_history::plan::Fault;
 use crate::suite::fault_history::records::{Letter, Sent, Window};
 
 fn s(seconds: u64) -> Time {
@@ -26,7 +27,7 @@ fn visit(number: usize, attempt: u32, at: Time, act: Act) -> Came {
 }
 
 fn fault(records: &mut Records, from: u64, to: u64) {
-    records.faults.push(Window { what: "a cut".into(), begun: s(from), ended: s(to) });
+    records.faults.push(Window { what: Fault::Cut, begun: s(from), ended: s(to) });
 }
 
 #[track_caller]

@@ -143,8 +143,7 @@ impl Play {
         }
         if fault.hurts() {
             let (begun, ended) = window.unwrap_or_else(|| (begun, self.log.now()));
-            let what = format!("{fault:?}");
-            self.log.records.lock().faults.push(Window { what, begun, ended });
+            self.log.records.lock().faults.push(Window { what: fault, begun, ended });
         }
         Ok(())
     }
@@ -152,14 +151,12 @@ impl Play {
     /// Waits until everything confirmed came to its end and nothing is left; then reads the dead letters and
     /// removes them. What never comes is judged later.
     async fn come_to_rest(&self) -> Result<()> {
-        let (group, admin) = (self.context.group("g"), self.context.admin());
         let mut seen = 0;
         let mut since = Instant::now();
         loop {
-            let letters = admin.dead_letters(&self.topic, &group, Page { offset: 0, limit: 100_000 }).await?;
+            self.note_letters().await?;
             let (open, now) = {
-                let mut records = self.log.records.lock();
-                records.letters = letters.iter().map(letter).collect::<Result<_>>()?;
+                let records = self.log.records.lock();
                 (unfinished(&records).len(), records.came.len() + records.letters.len())
             };
             if open == 0 {
@@ -177,19 +174,31 @@ impl Play {
         if let Err(error) = self.context.until_empty(&self.topic, "g").await {
             self.log.wrong(format!("the counts are not back to zero: {error:#}"));
         }
-        let letters = admin.dead_letters(&self.topic, &group, Page { offset: 0, limit: 100_000 }).await?;
-        let letters: Vec<Letter> = letters.iter().map(letter).collect::<Result<_>>()?;
-        let dead = admin.stats(&self.topic, &group).await?.dead;
-        ensure!(
-            dead.is_none_or(|dead| dead == letters.len() as u64),
-            "{dead:?} dead, {} listed",
-            letters.len()
-        );
+        let letters = self.note_letters().await? as u64;
+        self.dead_are(letters).await?;
+        let (admin, group) = (self.context.admin(), self.context.group("g"));
         let purged = admin.purge(&self.topic, &group, &Selection::All).await?;
-        ensure!(purged == letters.len() as u64, "{purged} purged of {}", letters.len());
-        let dead = admin.stats(&self.topic, &group).await?.dead;
-        ensure!(dead.is_none_or(|dead| dead == 0), "{dead:?} dead after the purge");
+        ensure!(purged == letters, "{purged} purged of {letters}");
+        self.dead_are(0).await
+    }
+
+    /// Lists the dead letters, as soon as the broker answers; returns how many there are.
+    async fn note_letters(&self) -> Result<usize> {
+        let (admin, group) = (self.context.admin(), self.context.group("g"));
+        let list = || async {
+            Ok(admin.dead_letters(&self.topic, &group, Page { offset: 0, limit: 100_000 }).await?)
+        };
+        // A fault may have taken the connection.
+        let letters = self.context.until(list).await?;
+        let letters: Vec<Letter> = letters.iter().map(letter).collect::<Result<_>>()?;
+        let count = letters.len();
         self.log.records.lock().letters = letters;
+        Ok(count)
+    }
+
+    async fn dead_are(&self, count: u64) -> Result<()> {
+        let dead = self.context.stats(&self.topic, "g").await?.dead;
+        ensure!(dead.is_none_or(|dead| dead == count), "{dead:?} are dead by the count, {count} are listed");
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use mq::ErrorKind;
 use parking_lot::Mutex;
 
-use super::plan::Act;
+use super::plan::{Act, Fault};
 
 /// Time since the history began, by the system's clock: processes that take part use the same one.
 pub(super) type Time = Duration;
@@ -42,7 +42,8 @@ pub(super) struct Came {
 /// A fault's time.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
-    pub(super) what: String,
+    #[allow(dead_code, reason = "it is printed")]
+    pub(super) what: Fault,
     pub(super) begun: Time,
     pub(super) ended: Time,
 }
