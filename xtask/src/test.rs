@@ -80,7 +80,7 @@ fn with_brokers(options: &Options, report: &mut Report) -> Result<()> {
 
 /// The rows that hurt a broker again and again, then many histories with faults.
 fn long() -> Result<Vec<Step>> {
-    let conformance = |name: &str, args: &[&str]| {
+    let conformance = |name: &str, args: &[&str]| -> Result<Step> {
         let mut command = process::built("debug/conformance")?;
         command.args(args);
         Ok(Step { name: name.into(), command })

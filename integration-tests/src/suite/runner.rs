@@ -17,6 +17,8 @@ use super::manifest::{Case, Kind, Verdict, manifest};
 
 /// The longest a row may take.
 const LIMIT: Duration = Duration::from_secs(180);
+/// The histories with faults that are played on each backend otherwise.
+const SHORT: u32 = 2;
 /// The histories with faults that `--long` plays on each backend.
 const LONG: u32 = 200;
 /// Rows that run at once.
@@ -31,7 +33,7 @@ pub struct Options {
     pub seed: Option<u64>,
     /// Where to write the rows as JSON.
     pub json: Option<PathBuf>,
-    /// How many histories with faults are played on each backend; `None` is one.
+    /// How many histories with faults are played on each backend; `None` is two.
     pub histories: Option<u32>,
     /// How often the rows that hurt a broker are run; `None` is once.
     pub repeat: Option<u32>,
@@ -59,7 +61,7 @@ pub struct Row {
 /// a broker side by side, then those that kill processes, then those that hurt the broker.
 pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
-    let histories = options.histories.unwrap_or(1);
+    let histories = options.histories.unwrap_or(SHORT);
     let mut jobs = Vec::new();
     for case in manifest() {
         for harness in harnesses {

@@ -12,7 +12,7 @@ fn s(seconds: u64) -> Time {
 
 /// Ten messages of two keys, each sent, delivered and acked in a second of its own, without a fault.
 fn good() -> Records {
-    let mut records = Records { ordered: true, grace: s(1), ..Records::default() };
+    let mut records = Records { ordered: true, ..Records::default() };
     for number in 0..10 {
         let at = s(100 + 10 * number as u64);
         records.sent.push(Sent { key: number % 2, begun: at, answer: Some((at + s(1), Verdict::Confirmed)) });
@@ -27,7 +27,8 @@ fn visit(number: usize, attempt: u32, at: Time, act: Act) -> Came {
 }
 
 fn fault(records: &mut Records, from: u64, to: u64) {
-    records.faults.push(Window { what: Fault::Cut, begun: s(from), ended: s(to) });
+    let (begun, ended) = (s(from), s(to));
+    records.faults.push(Window { what: Fault::Cut, begun, ended, over: ended + s(1) });
 }
 
 #[track_caller]

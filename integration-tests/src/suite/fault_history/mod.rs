@@ -44,7 +44,7 @@ pub(super) async fn row(context: Context) -> Result<Verdict> {
         }
         if let Err(error) = told {
             println!(
-                "{error:#}\n    replay: cargo xtask conformance {}::faults.history --seed {seed}",
+                "{error:#}\n    replay: cargo xtask conformance {}::faults.history --histories 1 --seed {seed}",
                 context.harness.name()
             );
             totals.failed.push(seed);

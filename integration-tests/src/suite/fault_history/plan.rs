@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use mq::{GroupSettings, TopicSpec};
 
+/// How long clients may take to be at work again after a fault.
+const RECONNECTING: Duration = Duration::from_secs(3);
+
 /// A fault, or an event that is none but that faults meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
@@ -47,6 +50,15 @@ impl Fault {
     /// Whether it may cause what must not happen without a fault.
     pub(super) fn hurts(self) -> bool {
         self != Self::Turnover
+    }
+
+    /// For how long after its end it may still show, where a dead member's messages are back within `session`.
+    pub(super) fn grace(self, session: Duration) -> Duration {
+        match self {
+            Self::Restart | Self::Kill | Self::KillMember(_) => session + RECONNECTING,
+            // Shorter than any session: members reconnect and keep theirs, or lose it with the connection.
+            _ => session.min(Duration::from_secs(2)) + RECONNECTING,
+        }
     }
 }
 

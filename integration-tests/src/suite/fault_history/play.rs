@@ -41,7 +41,6 @@ pub(super) struct Play {
 impl Play {
     pub(super) fn new(context: Context, faulty: Faulty, plan: Plan) -> Self {
         let (topic, group) = (context.topic(), context.group("g"));
-        let grace = faulty.session_bound() + Duration::from_secs(3);
         let place = Place {
             url: faulty.url(plan.impatient),
             topic: topic.to_string(),
@@ -49,7 +48,7 @@ impl Play {
             settings: plan.settings(),
             spec: plan.spec(),
         };
-        let log = Arc::new(Log::new(plan.ordered, grace));
+        let log = Arc::new(Log::new(plan.ordered));
         Self { context, faulty, plan, topic, place, log, members: Vec::new(), joined: 0 }
     }
 
@@ -143,7 +142,8 @@ impl Play {
         }
         if fault.hurts() {
             let (begun, ended) = window.unwrap_or_else(|| (begun, self.log.now()));
-            self.log.records.lock().faults.push(Window { what: fault, begun, ended });
+            let over = ended + fault.grace(self.faulty.session_bound());
+            self.log.records.lock().faults.push(Window { what: fault, begun, ended, over });
         }
         Ok(())
     }

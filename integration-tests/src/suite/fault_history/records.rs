@@ -41,11 +41,13 @@ pub(super) struct Came {
 
 /// A fault's time.
 #[derive(Clone, Debug)]
+#[allow(dead_code, reason = "what is not read is printed")]
 pub(super) struct Window {
-    #[allow(dead_code, reason = "it is printed")]
     pub(super) what: Fault,
     pub(super) begun: Time,
     pub(super) ended: Time,
+    /// Until when it may show.
+    pub(super) over: Time,
 }
 
 /// A dead letter as listed in the end.
@@ -59,8 +61,6 @@ pub(super) struct Letter {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Records {
     pub(super) ordered: bool,
-    /// For how long after its end a fault may still show.
-    pub(super) grace: Duration,
     pub(super) sent: Vec<Sent>,
     pub(super) came: Vec<Came>,
     pub(super) faults: Vec<Window>,
@@ -72,7 +72,7 @@ pub(super) struct Records {
 impl Records {
     /// Returns whether a fault shows between the two times.
     pub(super) fn fault_between(&self, from: Time, to: Time) -> bool {
-        self.faults.iter().any(|fault| fault.begun <= to && from <= fault.ended + self.grace)
+        self.faults.iter().any(|fault| fault.begun <= to && from <= fault.over)
     }
 
     /// Tells all that happened to a message.
@@ -101,8 +101,8 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(ordered: bool, grace: Duration) -> Self {
-        let records = Records { ordered, grace, ..Records::default() };
+    pub(super) fn new(ordered: bool) -> Self {
+        let records = Records { ordered, ..Records::default() };
         Self { begun: SystemTime::now(), records: Mutex::new(records) }
     }
 
