@@ -9,6 +9,9 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`faults`] puts a TCP proxy in front of one, which cuts, refuses, stalls and delays on command.
 
 pub mod brokers;
+pub mod faults;
 pub mod suite;

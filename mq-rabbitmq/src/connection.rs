@@ -103,14 +103,16 @@ impl Link {
     pub(crate) async fn channel(&self, deadline: Option<Instant>) -> Result<Channel> {
         loop {
             let connection = self.connection(deadline).await?;
-            let within = self.config.request_timeout;
-            let until = Instant::now() + within;
-            let until = deadline.map_or(until, |deadline| deadline.min(until));
-            match timeout_at(until, connection.create_channel()).await {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let within =
+                left.map_or(self.config.request_timeout, |left| left.min(self.config.request_timeout));
+            match timeout(within, connection.create_channel()).await {
                 Ok(Ok(channel)) => return Ok(channel),
                 Ok(Err(error)) if connection.status().connected() => return Err(from_native(error)),
                 Ok(Err(_)) => {}
-                Err(_) => return Err(timed_out("opening a channel", within)),
+                Err(_) => {
+                    return Err(timed_out("opening a channel", within).with_kind(ErrorKind::Unavailable));
+                }
             }
         }
     }

@@ -17,6 +17,9 @@ pub(crate) struct Options {
     /// Only what needs no broker: format, lints, unit and doc tests
     #[arg(long)]
     quick: bool,
+    /// Also what takes hours: rows that hurt a broker five times over, and 200 histories with faults on each backend
+    #[arg(long, conflicts_with_all = ["quick", "filter"])]
+    long: bool,
     /// Go on after a step failed
     #[arg(long)]
     no_fail_fast: bool,
@@ -67,7 +70,29 @@ fn with_brokers(options: &Options, report: &mut Report) -> Result<()> {
     eprintln!("\nengine and images: {:.1} s", start.elapsed().as_secs_f64());
     let run = Run::begin()?;
     report.run(step, |tests| run.point_tests_at_brokers(tests));
+    if options.long {
+        for step in long()? {
+            report.run(step, |_| Ok(()));
+        }
+    }
     Ok(())
+}
+
+/// The rows that hurt a broker again and again, then many histories with faults.
+fn long() -> Result<Vec<Step>> {
+    let conformance = |name: &str, args: &[&str]| -> Result<Step> {
+        let mut command = process::built("debug/conformance")?;
+        command.args(args);
+        Ok(Step { name: name.into(), command })
+    };
+    Ok(vec![
+        Step::cargo(
+            "the suite's program",
+            &["build", "--workspace", "--all-features", "--bin", "conformance"],
+        ),
+        conformance("faults, repeated", &["--repeat", "5", "::faults."])?,
+        conformance("histories with faults", &["--long", "::faults.history"])?,
+    ])
 }
 
 fn lints() -> Step {

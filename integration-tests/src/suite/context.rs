@@ -24,6 +24,8 @@ pub struct Context {
     pub(super) harness: Arc<dyn Harness>,
     pub(super) client: Client,
     pub(super) seed: u64,
+    /// How many histories with faults a row plays.
+    pub(super) histories: u32,
     prefix: String,
     /// Tells this row's groups from others': on Kafka, equal names on different topics are one group.
     tag: u32,
@@ -36,7 +38,7 @@ impl Context {
             tokio::time::timeout(Duration::from_secs(20), harness.client()).await.context("connect")??;
         let tag = fastrand::u32(..);
         let prefix = format!("{}-{tag:x}", case.replace('.', "-"));
-        Ok(Self { harness, client, seed, prefix, tag, topics: Arc::default() })
+        Ok(Self { harness, client, seed, histories: 1, prefix, tag, topics: Arc::default() })
     }
 
     pub(super) fn has(&self, capability: Capability) -> bool {

@@ -12,7 +12,9 @@ use mq_core::driver::Context;
 use mq_memory::{Broker as MemoryBroker, MemoryConfig};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::sync::OnceCell;
 
+use super::faulty::Faulty;
 use super::victim::{self, Plan};
 use crate::brokers::Broker;
 
@@ -41,6 +43,11 @@ pub trait Harness: Send + Sync + 'static {
 
     /// Returns the broker that rows may stop and kill, if there is one to stop.
     fn broker(&self) -> Option<&Broker>;
+
+    /// Starts, at the first call, a broker that all clients reach through a proxy; `None` where there is none.
+    async fn faulty(&self) -> Result<Option<Faulty>> {
+        Ok(None)
+    }
 }
 
 /// A consumer that can be killed.
@@ -131,13 +138,14 @@ pub struct BrokerHarness {
     url: String,
     session_bound: Duration,
     broker: Option<Arc<Broker>>,
+    faulty: Arc<OnceCell<Faulty>>,
 }
 
 impl BrokerHarness {
     /// Makes a harness of a broker that rows only use.
     #[must_use]
     pub fn new(name: &'static str, url: impl Into<String>, session_bound: Duration) -> Self {
-        Self { name, url: url.into(), session_bound, broker: None }
+        Self { name, url: url.into(), session_bound, broker: None, faulty: Arc::default() }
     }
 
     /// Lets rows stop and kill this broker, whose URL the harness uses.
@@ -206,6 +214,13 @@ impl Harness for BrokerHarness {
 
     fn broker(&self) -> Option<&Broker> {
         self.broker.as_deref()
+    }
+
+    async fn faulty(&self) -> Result<Option<Faulty>> {
+        let Some(broker) = &self.broker else { return Ok(None) };
+        let query = self.url.split_once('?').map_or("", |(_, query)| query);
+        let start = || Faulty::start(broker.kind(), self.name, query, self.session_bound);
+        Ok(Some(self.faulty.get_or_try_init(start).await?.clone()))
     }
 }
 

@@ -7,7 +7,7 @@ use super::cases::{
     attempts, dead, delay, faults, flow, groups, inspect, lease, lifecycle, order, publish, settle,
 };
 use super::context::Context;
-use super::history;
+use super::{fault_history, history};
 
 /// What a row found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +194,10 @@ pub fn manifest() -> Vec<Case> {
         Hurts 9 "faults.broker_killed" faults::broker_killed: "a broker that is killed and started loses nothing confirmed, and both sides go on";
         Hurts 9 "faults.broker_paused" faults::broker_paused: "a broker that pauses for 5 s loses nothing confirmed, and both sides go on";
         Hurts 5 "faults.delayed_survives_a_restart" faults::delayed_survives_a_restart: "delayed messages and retries survive a broker restart, none early";
+        Hurts 9 "faults.connections_cut" faults::connections_cut: "all connections cut 20 times while both sides work: nothing confirmed is lost, and both go on after each";
+        Hurts 9 "faults.half_open" faults::half_open: "on connections that carry nothing for 8 s a send ends in time, as unknown or unavailable, and both sides go on within the bound";
+        Hurts 9 "faults.unreachable_then_back" faults::unreachable_then_back: "a broker that is away is a typed error in time, and when it is back both sides go on within the bound";
+        Hurts 2 "faults.history" fault_history::row: "a seeded history of sends, settlements and faults loses nothing confirmed, and nothing unexplained happens";
     }
 }
 

@@ -6,6 +6,8 @@
 mod backends;
 mod cases;
 mod context;
+mod fault_history;
+mod faulty;
 mod gaps;
 mod harness;
 mod history;
@@ -15,6 +17,7 @@ mod victim;
 
 pub use backends::{run_all_backends, selects};
 pub use context::Context;
+pub use faulty::Faulty;
 pub use gaps::GAPS;
 pub use harness::{BrokerHarness, Harness, MemoryHarness, Victim};
 pub use manifest::{Case, Verdict, manifest};

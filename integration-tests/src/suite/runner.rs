@@ -17,6 +17,10 @@ use super::manifest::{Case, Kind, Verdict, manifest};
 
 /// The longest a row may take.
 const LIMIT: Duration = Duration::from_secs(180);
+/// The histories with faults that are played on each backend otherwise.
+const SHORT: u32 = 2;
+/// The histories with faults that `--long` plays on each backend.
+const LONG: u32 = 200;
 /// Rows that run at once.
 const SIDE_BY_SIDE: usize = 6;
 
@@ -29,6 +33,10 @@ pub struct Options {
     pub seed: Option<u64>,
     /// Where to write the rows as JSON.
     pub json: Option<PathBuf>,
+    /// How many histories with faults are played on each backend; `None` is two.
+    pub histories: Option<u32>,
+    /// How often the rows that hurt a broker are run; `None` is once.
+    pub repeat: Option<u32>,
     /// Do not end in failure for the rows listed as [`known gaps`](super::GAPS); they are run and reported all the same.
     pub known_gaps: bool,
 }
@@ -53,19 +61,21 @@ pub struct Row {
 /// a broker side by side, then those that kill processes, then those that hurt the broker.
 pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let histories = options.histories.unwrap_or(SHORT);
     let mut jobs = Vec::new();
     for case in manifest() {
         for harness in harnesses {
             let name = format!("{}::{}", harness.name(), case.id);
             if options.filters.is_empty() || options.filters.iter().any(|filter| name.contains(filter)) {
-                jobs.push((case.clone(), harness.clone()));
+                let times = if case.kind == Kind::Hurts { options.repeat.unwrap_or(1) } else { 1 };
+                jobs.extend((0..times).map(|_| (case.clone(), harness.clone())));
             }
         }
     }
     let of_kind = |kind: Kind| jobs.iter().filter(move |(case, _)| case.kind == kind).cloned();
     let mut rows: Vec<Row> = Vec::new();
     for (kind, at_once) in [(Kind::Times, 1), (Kind::Uses, SIDE_BY_SIDE), (Kind::Kills, SIDE_BY_SIDE)] {
-        let phase = stream::iter(of_kind(kind)).map(|(case, harness)| row(case, harness, seed));
+        let phase = stream::iter(of_kind(kind)).map(|(case, harness)| row(case, harness, seed, histories));
         rows.extend(phase.buffer_unordered(at_once).collect::<Vec<_>>().await);
     }
     let hurting: Vec<_> = harnesses
@@ -73,7 +83,7 @@ pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> 
         .map(|harness| {
             let of_this = of_kind(Kind::Hurts).filter(|(_, other)| other.name() == harness.name());
             stream::iter(of_this.collect::<Vec<_>>())
-                .then(move |(case, harness)| row(case, harness, seed))
+                .then(move |(case, harness)| row(case, harness, seed, histories))
                 .boxed()
         })
         .collect();
@@ -81,22 +91,24 @@ pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> 
     rows
 }
 
-async fn row(case: Case, harness: Arc<dyn Harness>, seed: u64) -> Row {
+async fn row(case: Case, harness: Arc<dyn Harness>, seed: u64, histories: u32) -> Row {
     let backend = harness.name();
     let begun = Instant::now();
     let work = async {
-        let context = Context::new(harness, case.id, seed).await?;
+        let mut context = Context::new(harness, case.id, seed).await?;
+        context.histories = histories;
         let client = context.client.clone();
         let verdict = (case.run)(context).await;
         drop(client.close(Duration::from_secs(5)).await);
         verdict
     };
-    let done = AssertUnwindSafe(tokio::time::timeout(LIMIT, work)).catch_unwind().await;
+    let limit = LIMIT * histories;
+    let done = AssertUnwindSafe(tokio::time::timeout(limit, work)).catch_unwind().await;
     let (outcome, error) = match done {
         Ok(Ok(Ok(Verdict::Pass))) => ("pass", None),
         Ok(Ok(Ok(Verdict::Unsupported))) => ("unsupported", None),
         Ok(Ok(Err(error))) => ("fail", Some(format!("{error:#}"))),
-        Ok(Err(_)) => ("fail", Some(format!("took over {LIMIT:?}"))),
+        Ok(Err(_)) => ("fail", Some(format!("took over {limit:?}"))),
         Err(panic) => ("fail", Some(format!("panicked: {:?}", panic.downcast_ref::<String>()))),
     };
     let row = Row { case: case.id, backend, outcome, ms: begun.elapsed().as_millis(), error };
@@ -116,7 +128,8 @@ fn report(row: &Row, case: &Case, seed: u64) {
 /// The program of a conformance test: runs the rows that `options` and the arguments select, prints the table,
 /// writes the JSON, and fails if a row failed or none ran.
 ///
-/// Arguments: filters, `--seed N`, `--json FILE`, `--list`, `--known-gaps`; those of other test programs are passed over.
+/// Arguments: filters, `--seed N`, `--json FILE`, `--list`, `--known-gaps`, `--long` (many histories with faults),
+/// `--histories N` (so many), `--repeat N` (of rows that hurt a broker); those of other test programs are passed over.
 ///
 /// # Errors
 /// What failed.
@@ -130,6 +143,11 @@ pub async fn main(
         match arg.as_str() {
             "--seed" => options.seed = Some(args.next().context("--seed takes a number")?.parse()?),
             "--json" => options.json = Some(args.next().context("--json takes a file")?.into()),
+            "--long" => drop(options.histories.get_or_insert(LONG)),
+            "--histories" => {
+                options.histories = Some(args.next().context("--histories takes a number")?.parse()?);
+            }
+            "--repeat" => options.repeat = Some(args.next().context("--repeat takes a number")?.parse()?),
             "--known-gaps" => options.known_gaps = true,
             "--list" => {
                 for case in manifest() {
@@ -170,8 +188,11 @@ fn summary(harnesses: &[Arc<dyn Harness>], rows: &[Row]) {
     for case in manifest() {
         let cells: Vec<&str> = harnesses
             .iter()
-            .map(|harness| rows.iter().find(|row| row.case == case.id && row.backend == harness.name()))
-            .map(|row| row.map_or("", |row| row.outcome))
+            .map(|harness| {
+                let same = |row: &&Row| row.case == case.id && row.backend == harness.name();
+                let failed = rows.iter().filter(same).find(|row| row.outcome == "fail");
+                failed.or_else(|| rows.iter().find(same)).map_or("", |row| row.outcome)
+            })
             .collect();
         if cells.iter().any(|cell| !cell.is_empty()) {
             println!("{:<34}{}", case.id, cells.iter().map(|cell| format!("{cell:<13}")).collect::<String>());

@@ -7,6 +7,8 @@ use anyhow::{Context, Result};
 use mq::{Client, Delivery, GroupSettings};
 use serde::{Deserialize, Serialize};
 
+use super::fault_history::{MEMBER, become_member};
+
 /// The environment variable with the broker's URL.
 pub(super) const URL: &str = "MQ_VICTIM_URL";
 /// The environment variable with the plan.
@@ -94,11 +96,12 @@ pub(super) async fn work(
 /// Returns whether this process was started to be killed.
 #[must_use]
 pub fn is_victim() -> bool {
-    std::env::var_os(PLAN).is_some()
+    std::env::var_os(PLAN).or_else(|| std::env::var_os(MEMBER)).is_some()
 }
 
 /// If this process was started as a victim, becomes it and never returns.
 pub(super) async fn become_one() -> Result<()> {
+    become_member().await?;
     let (Ok(url), Ok(plan)) = (std::env::var(URL), std::env::var(PLAN)) else { return Ok(()) };
     let plan: Plan = serde_json::from_str(&plan)?;
     let client = mq::connect(url).await?;

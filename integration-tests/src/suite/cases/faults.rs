@@ -1,11 +1,14 @@
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use mq::{Message, Subscriber};
+use mq::{Client, ErrorKind, Message, Publisher, Subscriber};
+use parking_lot::Mutex;
 
 use crate::brokers::Broker;
 use crate::suite::context::{Context, body, one, send};
+use crate::suite::faulty::Faulty;
 use crate::suite::manifest::Verdict;
 
 /// Sends and receives while `hurt` happens to the broker; everything confirmed must come, and both
@@ -102,5 +105,193 @@ pub(crate) async fn delayed_survives_a_restart(context: Context) -> Result<Verdi
         seen.insert(body(&delivery));
         drop(delivery.ack().await);
     }
+    Ok(Verdict::Pass)
+}
+
+/// How often [`connections_cut`] cuts.
+const CUTS: usize = 20;
+/// How much goes through between two cuts, at least.
+const BETWEEN_CUTS: usize = 5;
+/// How long [`half_open`] lasts.
+const HALF_OPEN: Duration = Duration::from_secs(8);
+
+/// What was confirmed, and what of it came and was acked.
+#[derive(Debug, Default)]
+struct Ledger {
+    confirmed: Mutex<BTreeSet<String>>,
+    came: Mutex<BTreeSet<String>>,
+}
+
+impl Ledger {
+    fn counts(&self) -> [usize; 2] {
+        [self.confirmed.lock().len(), self.came.lock().len()]
+    }
+
+    fn missing(&self) -> Vec<String> {
+        self.confirmed.lock().difference(&self.came.lock()).cloned().collect()
+    }
+}
+
+/// Sends, one after the other, until `stop` says so or is gone.
+async fn keep_sending(publisher: Publisher, ledger: Arc<Ledger>, stop: tokio::sync::watch::Receiver<bool>) {
+    for number in 0.. {
+        if stop.has_changed().unwrap_or(true) {
+            return;
+        }
+        let body = format!("m{number:05}");
+        match publisher.send(Message::new(body.clone())).await {
+            Ok(_) => drop(ledger.confirmed.lock().insert(body)),
+            // As a program would that has something else to do meanwhile.
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// Receives and acks until the subscriber is closed.
+async fn keep_receiving(subscriber: Subscriber, ledger: Arc<Ledger>) -> mq::Result<()> {
+    loop {
+        match subscriber.receive().await {
+            Ok(delivery) => {
+                ledger.came.lock().insert(body(&delivery));
+                // Stale if the broker took it back; then it comes again.
+                drop(delivery.ack().await);
+            }
+            Err(error) if error.kind() == ErrorKind::Closed => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+pub(crate) async fn connections_cut(context: Context) -> Result<Verdict> {
+    let Some(faulty) = context.harness.faulty().await? else { return Ok(Verdict::Unsupported) };
+    faulty.recover().await?;
+    let context = Context::new(faulty.harness(), "faults.connections_cut", context.seed).await?;
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let publisher = context.publisher(&topic).await?;
+    let ledger = Arc::new(Ledger::default());
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let sending = tokio::spawn(keep_sending(publisher, ledger.clone(), stopped));
+    let receiving = tokio::spawn(keep_receiving(subscriber.clone(), ledger.clone()));
+    for cut in 0..=CUTS {
+        let before = ledger.counts();
+        let gone_on = context.until(|| async {
+            let now = ledger.counts();
+            let goes_on = now.iter().zip(before).all(|(now, before)| *now >= before + BETWEEN_CUTS);
+            ensure!(goes_on, "after {cut} cuts: confirmed and received {before:?}, then {now:?}");
+            Ok(())
+        });
+        gone_on.await?;
+        if cut < CUTS {
+            ensure!(faulty.proxy().connections() > 0, "there is no connection to cut");
+            faulty.proxy().cut();
+        }
+    }
+    stop.send(true)?;
+    sending.await?;
+    let all = context.until(|| async {
+        let missing = ledger.missing();
+        ensure!(missing.is_empty(), "{} confirmed never came, such as {:?}", missing.len(), missing.first());
+        Ok(())
+    });
+    all.await?;
+    subscriber.close(Duration::from_secs(10)).await?;
+    receiving.await??;
+    context.client.close(Duration::from_secs(5)).await?;
+    Ok(Verdict::Pass)
+}
+
+/// Sends until a send is confirmed and the message comes; both within the bound from `healed` on.
+async fn goes_on(
+    faulty: &Faulty,
+    healed: Instant,
+    publisher: &Publisher,
+    subscriber: &Subscriber,
+) -> Result<()> {
+    let end = tokio::time::Instant::from_std(healed) + faulty.goes_on_within();
+    let goes_on = async {
+        while publisher.send(Message::new("after")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        loop {
+            let delivery = subscriber.receive().await?;
+            let body = body(&delivery);
+            // Stale if the broker took it back; then it comes again.
+            drop(delivery.ack().await);
+            if body == "after" {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    let gone_on = tokio::time::timeout_at(end, goes_on).await;
+    gone_on.map_err(|_| anyhow::anyhow!("it does not go on within {:?}", faulty.goes_on_within()))?
+}
+
+pub(crate) async fn half_open(context: Context) -> Result<Verdict> {
+    let Some(faulty) = context.harness.faulty().await? else { return Ok(Verdict::Unsupported) };
+    faulty.recover().await?;
+    let client = mq::connect(faulty.url(true)).await?;
+    let topic = context.topic();
+    let subscriber = client.subscriber(&topic, context.group("g")).open().await?;
+    let publisher = client.publisher(&topic).await?;
+    publisher.send(Message::new("before")).await?;
+    one(&subscriber).await?.ack().await?;
+    faulty.proxy().stall();
+    let stalled = Instant::now();
+    for number in 0..2 {
+        let begun = Instant::now();
+        let left = HALF_OPEN.saturating_sub(stalled.elapsed());
+        let Ok(answer) = tokio::time::timeout(left, publisher.send(Message::new("during"))).await else {
+            // The first has its whole time; the second may be cut short by the end of the stall.
+            ensure!(number > 0, "a send hangs on a half-open connection for {:?}", begun.elapsed());
+            break;
+        };
+        let Err(error) = answer else { anyhow::bail!("a send is confirmed by nobody") };
+        let kinds = [ErrorKind::UnknownOutcome, ErrorKind::Unavailable];
+        ensure!(kinds.contains(&error.kind()), "after {:?}: {error}", begun.elapsed());
+    }
+    tokio::time::sleep(HALF_OPEN.saturating_sub(stalled.elapsed())).await;
+    faulty.proxy().heal().await?;
+    goes_on(&faulty, Instant::now(), &publisher, &subscriber).await?;
+    subscriber.close(Duration::from_secs(10)).await?;
+    client.close(Duration::from_secs(5)).await?;
+    Ok(Verdict::Pass)
+}
+
+/// Connects and opens both sides.
+async fn open_both(
+    url: &str,
+    context: &Context,
+    topic: &mq::TopicName,
+) -> mq::Result<(Client, Publisher, Subscriber)> {
+    let client = mq::connect(url).await?;
+    let publisher = client.publisher(topic).await?;
+    let subscriber = client.subscriber(topic, context.group("g")).open().await?;
+    Ok((client, publisher, subscriber))
+}
+
+pub(crate) async fn unreachable_then_back(context: Context) -> Result<Verdict> {
+    let Some(faulty) = context.harness.faulty().await? else { return Ok(Verdict::Unsupported) };
+    faulty.recover().await?;
+    let (url, topic) = (faulty.url(false), context.topic());
+    faulty.proxy().refuse().await;
+    faulty.proxy().cut();
+    let begun = Instant::now();
+    let refused = open_both(&url, &context, &topic).await.map(drop);
+    let took = begun.elapsed();
+    let error = crate::suite::context::expect_kind(refused, ErrorKind::Unavailable)?;
+    ensure!(took < Duration::from_secs(6), "{error} came after {took:?}");
+    faulty.proxy().heal().await?;
+    let (client, publisher, subscriber) = open_both(&url, &context, &topic).await?;
+    publisher.send(Message::new("before")).await?;
+    one(&subscriber).await?.ack().await?;
+    // Away while both sides are at work: longer than a first attempt to connect again.
+    faulty.proxy().refuse().await;
+    faulty.proxy().cut();
+    let away = tokio::time::timeout(Duration::from_secs(3), subscriber.receive()).await;
+    ensure!(away.is_err(), "a consumer ended, or got something from nowhere: {away:?}");
+    faulty.proxy().heal().await?;
+    goes_on(&faulty, Instant::now(), &publisher, &subscriber).await?;
+    client.close(Duration::from_secs(10)).await?;
     Ok(Verdict::Pass)
 }
