@@ -6,6 +6,7 @@
 mod backends;
 mod cases;
 mod context;
+mod cut;
 mod gaps;
 mod harness;
 mod history;
