@@ -19,6 +19,8 @@ mod event;
 mod headers;
 pub mod ladder;
 mod lone;
+#[cfg(test)]
+mod lone_stress;
 mod message;
 mod name;
 mod outbox;
