@@ -28,6 +28,7 @@ pub mod policy;
 mod publisher;
 mod subscriber;
 mod topology;
+mod whole;
 
 pub use bytes::Bytes;
 pub use bytestring::ByteString;

@@ -6,7 +6,7 @@ mod publish;
 pub(crate) use admin::{administration, declaring};
 pub(crate) use publish::publishing;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::try_join3;
@@ -15,13 +15,15 @@ use mq::{
     ack_all,
 };
 
-use crate::suite::context::{Context, PATIENCE, body, drain, one, quiet, send, take};
+use crate::suite::context::{Context, PATIENCE, body, one, quiet, send, take};
 use crate::suite::cut::Cuts;
 use crate::suite::manifest::Verdict;
 
 /// The in-flight window and the prefetch: a permit that is not given back shows at once.
 const WINDOW: usize = 4;
 const DEADLINE: Duration = Duration::from_secs(10);
+/// Longer than joining a group takes, shorter than a session of Kafka's lasts.
+const SOON: Duration = Duration::from_secs(5);
 
 /// A member of a group whose leases outlast the row: what is not given back is missed.
 fn member(context: &Context, topic: &TopicName) -> SubscriberBuilder {
@@ -44,8 +46,9 @@ pub(crate) async fn receiving(context: Context) -> Result<Verdict> {
             opened?.close(DEADLINE).await?;
         }
     }
+    let begun = Instant::now();
     let subscriber = member(&context, &topic).open().await?;
-    ensure!(drain(&subscriber, sent.len()).await? == sent, "lost or doubled");
+    all_at_once(&subscriber, &sent, &[], begun).await.context("after opening")?;
     context
         .until(|| async {
             let members = context.stats(&topic, "g").await?.consumers;
@@ -106,14 +109,42 @@ async fn closes(context: &Context, topic: &TopicName, publisher: &Publisher) -> 
         let closing = member_of(context, &client, topic).open().await?;
         let sent = send(publisher, "held", 2 * WINDOW).await?;
         let held = take(&closing, 2).await?;
+        let counted: Vec<String> = held.iter().map(body).collect();
         cuts.cut(closing.close(Duration::from_millis(50))).await?.transpose()?;
         drop((held, closing));
+        let begun = Instant::now();
         let next = member(context, topic).open().await?;
-        ensure!(drain(&next, sent.len()).await? == sent, "lost or doubled");
+        all_at_once(&next, &sent, &counted, begun).await.context("after closing")?;
         quiet(&next).await?;
         next.close(DEADLINE).await?;
         client.close(DEADLINE).await?;
     }
+    Ok(())
+}
+
+/// Acks all that was sent: each came once, without waiting for a session to end, and nobody died with it, so that
+/// all but those that were `dropped` in hand are first attempts.
+async fn all_at_once(
+    subscriber: &Subscriber,
+    sent: &[String],
+    dropped: &[String],
+    begun: Instant,
+) -> Result<()> {
+    let mut bodies = Vec::new();
+    while bodies.len() < sent.len() {
+        let delivery = one(subscriber).await.with_context(|| format!("after {bodies:?}"))?;
+        let body = body(&delivery);
+        ensure!(
+            delivery.attempt() == 1 || dropped.contains(&body),
+            "{body} at attempt {}",
+            delivery.attempt()
+        );
+        bodies.push(body);
+        delivery.ack().await?;
+    }
+    bodies.sort();
+    ensure!(bodies == sent, "lost or doubled: {bodies:?}");
+    ensure!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());
     Ok(())
 }
 
