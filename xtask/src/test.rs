@@ -17,6 +17,9 @@ pub(crate) struct Options {
     /// Only what needs no broker: format, lints, unit and doc tests
     #[arg(long)]
     quick: bool,
+    /// Give the tests that watch something over time their long time: bounded memory 10 minutes
+    #[arg(long, conflicts_with = "quick")]
+    long: bool,
     /// Go on after a step failed
     #[arg(long)]
     no_fail_fast: bool,
@@ -55,7 +58,10 @@ fn without_brokers(options: &Options) -> Result<Vec<Step>> {
 }
 
 fn with_brokers(options: &Options, report: &mut Report) -> Result<()> {
-    let step = tests("integration tests", &["--test", "*"], options);
+    let mut step = tests("integration tests", &["--test", "*"], options);
+    if options.long {
+        step = step.env("MQ_LONG", "1");
+    }
     if !report.passed() && !options.no_fail_fast {
         report.run(step, |_| Ok(()));
         return Ok(());
