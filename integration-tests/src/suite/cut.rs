@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -35,6 +36,7 @@ pub(super) struct Cuts {
     ended: usize,
     /// How often the last one was polled.
     polls: usize,
+    patience: Duration,
     random: fastrand::Rng,
 }
 
@@ -43,7 +45,16 @@ impl Cuts {
     pub(super) fn of(context: &Context, what: &'static str) -> Self {
         let sampled = (context.harness.name() != "memory").then(BTreeSet::new);
         let random = fastrand::Rng::with_seed(context.seed);
-        Self { what, sampled, place: Place::After(0), runs: 0, ended: 0, polls: 0, random }
+        Self {
+            what,
+            sampled,
+            place: Place::After(0),
+            runs: 0,
+            ended: 0,
+            polls: 0,
+            patience: PATIENCE,
+            random,
+        }
     }
 
     /// Moves to the next place; returns whether there is one.
@@ -88,7 +99,7 @@ impl Cuts {
             })
             .await
         };
-        let done = tokio::time::timeout(PATIENCE, run).await;
+        let done = tokio::time::timeout(self.patience, run).await;
         let output = done.with_context(|| format!("{} hangs after {polls} polls", self.what))?;
         self.polls = polls;
         ensure!(polls < ENDLESS, "{} was polled {polls} times", self.what);
@@ -166,9 +177,10 @@ mod tests {
         assert!(seen[1..].iter().all(|(_, ended)| !ended));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn what_hangs_is_named() {
         let mut cuts = Cuts::of(&context().await, "never");
+        cuts.patience = Duration::from_millis(50);
         for _ in 0..2 {
             assert!(cuts.next());
             assert!(cuts.cut(std::future::pending::<()>()).await.unwrap().is_none());

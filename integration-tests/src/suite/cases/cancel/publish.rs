@@ -152,7 +152,7 @@ async fn sends_behind_others(context: &Context, publisher: &Publisher, sent: &mu
             let (bodies, mut messages) = sent.batch(if what.starts_with("send_batch") { WINDOW } else { 1 });
             let done = if messages.len() > 1 {
                 let verdicts = cuts.cut(publisher.send_batch(messages)).await?;
-                verdicts.map(|verdicts| verdicts.into_iter().map(|verdict| verdict.map(drop)).collect())
+                verdicts.map(|verdicts| verdicts.into_iter().try_for_each(|verdict| verdict.map(drop)))
             } else if what.starts_with("send") {
                 cuts.cut(publisher.send(messages.remove(0))).await?.map(|sent| sent.map(drop))
             } else {
