@@ -99,8 +99,13 @@ impl Cuts {
             })
             .await
         };
-        let done = tokio::time::timeout(self.patience, run).await;
-        let output = done.with_context(|| format!("{} hangs after {polls} polls", self.what))?;
+        // The deadline first: its wake-up must not pass for the one that the future waits for.
+        let output = tokio::select! {
+            biased;
+            () = tokio::time::sleep(self.patience) => None,
+            output = run => Some(output),
+        };
+        let output = output.with_context(|| format!("{} hangs after {polls} polls", self.what))?;
         self.polls = polls;
         ensure!(polls < ENDLESS, "{} was polled {polls} times", self.what);
         if output.is_some() {
