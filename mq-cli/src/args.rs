@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{completions, consume, dead, group, peek, publish, stats, topic};
+use crate::{bench, completions, consume, dead, group, peek, publish, stats, topic};
 
 const AFTER: &str = "\
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 stopped before --count was reached;
@@ -44,6 +44,7 @@ pub(crate) enum Command {
     Peek(peek::Args),
     #[command(subcommand)]
     Dead(dead::Command),
+    Bench(bench::Args),
     Completions(completions::Args),
 }
 

@@ -1,6 +1,7 @@
 //! The `mq` command: the library's face in a terminal.
 
 mod args;
+mod bench;
 mod completions;
 mod consume;
 mod dead;
@@ -52,6 +53,7 @@ async fn run(cli: Cli) -> anyhow::Result<End> {
         Command::Publish(args) => publish::run(&session, args).await,
         Command::Consume(args) => consume::run(&session, args).await,
         Command::Stats(args) => stats::run(&session, args).await,
+        Command::Bench(args) => bench::run(&session, args).await,
         Command::Completions(args) => completions::run(&args),
         Command::Topic(command) => session.brief(topic::run(&session, command)).await,
         Command::Group(command) => session.brief(group::run(&session, command)).await,

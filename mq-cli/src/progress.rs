@@ -16,16 +16,25 @@ pub(crate) struct Progress {
 impl Progress {
     /// Makes a bar for an input of `size` bytes, or a count if nobody knows.
     pub(crate) fn of_bytes(output: &Output, size: Option<u64>) -> Self {
+        Self { by_bytes: size.is_some(), ..Self::new(output, size) }
+    }
+
+    /// Makes a bar for so many messages.
+    pub(crate) fn of_messages(output: &Output, count: u64) -> Self {
+        Self::new(output, Some(count))
+    }
+
+    fn new(output: &Output, length: Option<u64>) -> Self {
         let interleaved = output.json && io::stdout().is_terminal();
         if interleaved || !io::stderr().is_terminal() {
             return Self { bar: ProgressBar::hidden(), by_bytes: false };
         }
-        let (bar, template) = match size {
-            Some(size) => (ProgressBar::new(size), "{bar:40} {percent}% {eta} left"),
+        let (bar, template) = match length {
+            Some(length) => (ProgressBar::new(length), "{bar:40} {percent}% {eta} left"),
             None => (ProgressBar::new_spinner(), "{spinner} {pos} messages ({per_sec})"),
         };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        Self { bar: bar.with_style(style), by_bytes: size.is_some() }
+        Self { bar: bar.with_style(style), by_bytes: false }
     }
 
     pub(crate) fn add(&self, messages: u64, bytes: u64) {

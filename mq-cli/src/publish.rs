@@ -2,7 +2,7 @@
 
 mod jsonl;
 mod lines;
-mod pace;
+pub(crate) mod pace;
 mod receipt;
 
 use std::ffi::OsString;

@@ -1,5 +1,7 @@
 //! Administration: topology, counts and dead letters.
 
+use std::sync::Arc;
+
 use crate::capability::Capability;
 use crate::client::Client;
 use crate::driver::{self, DeadLetter, Page, Selection, Stats, TopicInfo};
@@ -7,8 +9,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, Position};
 use crate::name::{GroupName, TopicName};
 use crate::topology::{GroupSettings, Policy, Start, TopicSpec};
+use crate::whole::whole;
 
 /// Administrates a broker's topics, groups and dead letters.
+///
+/// # Cancel safety
+/// From its first poll on each call goes on to its end; dropping its future loses only the answer.
 #[derive(Clone, Debug)]
 pub struct Admin {
     client: Client,
@@ -20,8 +26,14 @@ impl Admin {
         Self { client, policy }
     }
 
-    async fn driver(&self) -> Result<std::sync::Arc<dyn driver::Admin>> {
-        self.client.inner.admin().await
+    /// Makes a call of the driver, which goes on to its end if its caller goes away.
+    async fn call<T, F>(&self, call: impl FnOnce(Arc<dyn driver::Admin>) -> F + Send + 'static) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let inner = self.client.inner.clone();
+        whole(async move { call(inner.admin().await?).await }).await
     }
 
     fn require(&self, capability: Capability) -> Result<()> {
@@ -42,8 +54,9 @@ impl Admin {
         if self.policy == Policy::Assume {
             return Ok(());
         }
-        let ensured = self.driver().await?.ensure_topic(topic, spec, self.policy).await;
-        ensured.map_err(self.context("declare", topic))
+        let (name, spec, policy) = (topic.clone(), spec.clone(), self.policy);
+        let ensured = self.call(move |driver| async move { driver.ensure_topic(&name, &spec, policy).await });
+        ensured.await.map_err(self.context("declare", topic))
     }
 
     /// Makes sure that a group is there, as the policy says; from then on it gets what is sent.
@@ -69,13 +82,17 @@ impl Admin {
         if self.policy == Policy::Assume {
             return Ok(());
         }
-        let ensured = self.driver().await?.ensure_group(topic, group, settings, self.policy).await;
-        ensured.map_err(|error| self.context("declare", topic)(error).in_group(group))
+        let (names, settings, policy) = ((topic.clone(), group.clone()), settings.clone(), self.policy);
+        let ensured = self.call(move |driver| async move {
+            driver.ensure_group(&names.0, &names.1, &settings, policy).await
+        });
+        ensured.await.map_err(|error| self.context("declare", topic)(error).in_group(group))
     }
 
     /// Returns `None` if the topic is there, else the given number of partitions for a new one.
     pub(crate) async fn partitions_or(&self, topic: &TopicName, partitions: u32) -> Result<Option<u32>> {
-        match self.driver().await?.topic(topic).await {
+        let name = topic.clone();
+        match self.call(move |driver| async move { driver.topic(&name).await }).await {
             Ok(_) => Ok(None),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Some(partitions)),
             Err(error) => Err(self.context("describe", topic)(error)),
@@ -87,8 +104,10 @@ impl Admin {
     /// # Errors
     /// `NotFound`, or what the broker says.
     pub async fn group_settings(&self, topic: &TopicName, group: &GroupName) -> Result<GroupSettings> {
-        let settings = self.driver().await?.group_settings(topic, group).await;
-        settings.map_err(|error| self.context("describe", topic)(error).in_group(group))
+        let names = (topic.clone(), group.clone());
+        let settings =
+            self.call(move |driver| async move { driver.group_settings(&names.0, &names.1).await });
+        settings.await.map_err(|error| self.context("describe", topic)(error).in_group(group))
     }
 
     /// Lists the topics.
@@ -97,8 +116,8 @@ impl Admin {
     /// `Unsupported`, or what the broker says.
     pub async fn topics(&self) -> Result<Vec<TopicInfo>> {
         self.require(Capability::List)?;
-        let topics = self.driver().await?.topics().await;
-        topics.map_err(|error| error.during(self.client.inner.backend_name(), "list topics"))
+        let topics = self.call(|driver| async move { driver.topics().await });
+        topics.await.map_err(|error| error.during(self.client.inner.backend_name(), "list topics"))
     }
 
     /// Describes a topic.
@@ -106,7 +125,9 @@ impl Admin {
     /// # Errors
     /// `NotFound`, or what the broker says.
     pub async fn topic(&self, topic: &TopicName) -> Result<TopicInfo> {
-        self.driver().await?.topic(topic).await.map_err(self.context("describe", topic))
+        let name = topic.clone();
+        let found = self.call(move |driver| async move { driver.topic(&name).await });
+        found.await.map_err(self.context("describe", topic))
     }
 
     /// Deletes a topic and its groups, with all their messages.
@@ -114,7 +135,9 @@ impl Admin {
     /// # Errors
     /// `NotFound`, or what the broker says.
     pub async fn delete_topic(&self, topic: &TopicName) -> Result<()> {
-        self.driver().await?.delete_topic(topic).await.map_err(self.context("delete", topic))
+        let name = topic.clone();
+        let deleted = self.call(move |driver| async move { driver.delete_topic(&name).await });
+        deleted.await.map_err(self.context("delete", topic))
     }
 
     /// Deletes a group with its inbox and its dead letters.
@@ -122,8 +145,9 @@ impl Admin {
     /// # Errors
     /// `NotFound`, or what the broker says.
     pub async fn delete_group(&self, topic: &TopicName, group: &GroupName) -> Result<()> {
-        let deleted = self.driver().await?.delete_group(topic, group).await;
-        deleted.map_err(|error| self.context("delete", topic)(error).in_group(group))
+        let names = (topic.clone(), group.clone());
+        let deleted = self.call(move |driver| async move { driver.delete_group(&names.0, &names.1).await });
+        deleted.await.map_err(|error| self.context("delete", topic)(error).in_group(group))
     }
 
     /// Counts a group's messages on a topic; exact when quiet, `None` where the broker cannot say.
@@ -131,8 +155,9 @@ impl Admin {
     /// # Errors
     /// `NotFound`, or what the broker says.
     pub async fn stats(&self, topic: &TopicName, group: &GroupName) -> Result<Stats> {
-        let stats = self.driver().await?.stats(topic, group).await;
-        stats.map_err(|error| self.context("count", topic)(error).in_group(group))
+        let names = (topic.clone(), group.clone());
+        let stats = self.call(move |driver| async move { driver.stats(&names.0, &names.1).await });
+        stats.await.map_err(|error| self.context("count", topic)(error).in_group(group))
     }
 
     /// Lists dead letters, oldest first; looking changes nothing.
@@ -145,8 +170,10 @@ impl Admin {
         group: &GroupName,
         page: Page,
     ) -> Result<Vec<DeadLetter>> {
-        let letters = self.driver().await?.dead_letters(topic, group, page).await;
-        letters.map_err(|error| self.context("list dead letters of", topic)(error).in_group(group))
+        let names = (topic.clone(), group.clone());
+        let letters =
+            self.call(move |driver| async move { driver.dead_letters(&names.0, &names.1, page).await });
+        letters.await.map_err(|error| self.context("list dead letters of", topic)(error).in_group(group))
     }
 
     /// Gives dead letters back to their group, and to no other, as first attempts; returns how many.
@@ -154,8 +181,11 @@ impl Admin {
     /// # Errors
     /// `NotFound`, or what the broker says.
     pub async fn redrive(&self, topic: &TopicName, group: &GroupName, which: &Selection) -> Result<u64> {
-        let redriven = self.driver().await?.redrive(topic, group, which).await;
-        redriven.map_err(|error| self.context("redrive", topic)(error).in_group(group))
+        let names = (topic.clone(), group.clone());
+        let which = which.clone();
+        let redriven =
+            self.call(move |driver| async move { driver.redrive(&names.0, &names.1, &which).await });
+        redriven.await.map_err(|error| self.context("redrive", topic)(error).in_group(group))
     }
 
     /// Removes dead letters; returns how many.
@@ -163,8 +193,10 @@ impl Admin {
     /// # Errors
     /// `NotFound`, or what the broker says.
     pub async fn purge(&self, topic: &TopicName, group: &GroupName, which: &Selection) -> Result<u64> {
-        let purged = self.driver().await?.purge(topic, group, which).await;
-        purged.map_err(|error| self.context("purge", topic)(error).in_group(group))
+        let names = (topic.clone(), group.clone());
+        let which = which.clone();
+        let purged = self.call(move |driver| async move { driver.purge(&names.0, &names.1, &which).await });
+        purged.await.map_err(|error| self.context("purge", topic)(error).in_group(group))
     }
 
     /// Reads a topic without a group and without disturbing one.
@@ -178,6 +210,8 @@ impl Admin {
         limit: usize,
     ) -> Result<Vec<(Message, Option<Position>)>> {
         self.require(Capability::Peek)?;
-        self.driver().await?.peek(topic, start, limit).await.map_err(self.context("peek", topic))
+        let name = topic.clone();
+        let seen = self.call(move |driver| async move { driver.peek(&name, start, limit).await });
+        seen.await.map_err(self.context("peek", topic))
     }
 }

@@ -19,6 +19,7 @@ use crate::outbox::Outbox;
 use crate::publisher::PublisherBuilder;
 use crate::subscriber::{CloseReport, Handle, SubscriberBuilder};
 use crate::topology::Policy;
+use crate::whole::whole;
 
 /// The default in-flight window of a client's sends: 16,384 messages, 64 MiB.
 pub const IN_FLIGHT: Budget = Budget { messages: 16_384, bytes: 64 << 20 };
@@ -48,6 +49,38 @@ impl Inner {
     pub(crate) async fn admin(&self) -> Result<Arc<dyn driver::Admin>> {
         let admin = self.admin.get_or_try_init(|| self.backend.admin()).await;
         Ok(admin.map_err(|error| error.during(self.backend_name(), "connect"))?.clone())
+    }
+
+    async fn outbox(&self) -> Result<Arc<Outbox>> {
+        let outbox = self.outbox.get_or_try_init(async || {
+            let producer = self.backend.producer().await?;
+            Ok(Outbox::start(producer, self.in_flight, self.counters.clone(), self.backend_name()))
+        });
+        let outbox = outbox.await;
+        Ok(outbox.map_err(|error: Error| error.during(self.backend_name(), "connect"))?.clone())
+    }
+
+    async fn close(&self, deadline: Duration) -> Result<CloseReport> {
+        let end = Instant::now() + deadline;
+        let subscribers: Vec<_> =
+            self.subscribers.lock().drain(..).filter_map(|weak| weak.upgrade()).collect();
+        let closing = subscribers.iter().map(|subscriber| subscriber.close(end - Instant::now()));
+        let mut report = CloseReport::default();
+        let mut failure = None;
+        for closed in futures_util::future::join_all(closing).await {
+            match closed {
+                Ok(closed) => report.given_back += closed.given_back,
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        if let Some(outbox) = self.outbox.get() {
+            outbox.close();
+            if tokio::time::timeout_at(end, outbox.closed()).await.is_err() {
+                report.unanswered = outbox.pending();
+            }
+        }
+        self.backend.close().await;
+        failure.map_or(Ok(report), Err)
     }
 }
 
@@ -149,15 +182,11 @@ impl Client {
     }
 
     pub(crate) async fn outbox(&self) -> Result<Arc<Outbox>> {
-        let inner = &self.inner;
-        let outbox = inner
-            .outbox
-            .get_or_try_init(async || {
-                let producer = inner.backend.producer().await?;
-                Ok(Outbox::start(producer, inner.in_flight, inner.counters.clone(), inner.backend_name()))
-            })
-            .await;
-        Ok(outbox.map_err(|error: Error| error.during(inner.backend_name(), "connect"))?.clone())
+        if let Some(outbox) = self.inner.outbox.get() {
+            return Ok(outbox.clone());
+        }
+        let inner = self.inner.clone();
+        whole(async move { inner.outbox().await }).await
     }
 
     /// Listens to what happens behind the handles, from now on.
@@ -176,26 +205,11 @@ impl Client {
     ///
     /// # Errors
     /// The first subscriber that could not leave its group in time; the rest is closed all the same.
+    ///
+    /// # Cancel safety
+    /// From its first poll on it goes on to its end; dropping the future loses only the report.
     pub async fn close(&self, deadline: Duration) -> Result<CloseReport> {
-        let end = Instant::now() + deadline;
-        let subscribers: Vec<_> =
-            self.inner.subscribers.lock().drain(..).filter_map(|weak| weak.upgrade()).collect();
-        let closing = subscribers.iter().map(|subscriber| subscriber.close(end - Instant::now()));
-        let mut report = CloseReport::default();
-        let mut failure = None;
-        for closed in futures_util::future::join_all(closing).await {
-            match closed {
-                Ok(closed) => report.given_back += closed.given_back,
-                Err(error) => failure = failure.or(Some(error)),
-            }
-        }
-        if let Some(outbox) = self.inner.outbox.get() {
-            outbox.close();
-            if tokio::time::timeout_at(end, outbox.closed()).await.is_err() {
-                report.unanswered = outbox.pending();
-            }
-        }
-        self.inner.backend.close().await;
-        failure.map_or(Ok(report), Err)
+        let inner = self.inner.clone();
+        whole(async move { inner.close(deadline).await }).await
     }
 }

@@ -19,6 +19,8 @@ mod event;
 mod headers;
 pub mod ladder;
 mod lone;
+#[cfg(test)]
+mod lone_stress;
 mod message;
 mod name;
 mod outbox;
@@ -27,6 +29,7 @@ mod publisher;
 mod spent;
 mod subscriber;
 mod topology;
+mod whole;
 
 pub use bytes::Bytes;
 pub use bytestring::ByteString;

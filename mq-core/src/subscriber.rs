@@ -20,6 +20,7 @@ use crate::driver::{Budget, ConsumerOptions, Spent, Subscription};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{GroupName, TopicName};
 use crate::topology::{GroupSettings, ORDERED_PARTITIONS, Policy, Start, TopicSpec};
+use crate::whole::whole;
 
 /// The default prefetch: 1,000 messages, 64 MiB.
 pub const PREFETCH: Budget = Budget { messages: 1000, bytes: 64 << 20 };
@@ -131,7 +132,15 @@ impl SubscriberBuilder {
     /// # Errors
     /// `Mismatch` if the group was declared with other settings; `NotFound` under
     /// [`Policy::Verify`]; `Unsupported` for what the backend has not.
+    ///
+    /// # Cancel safety
+    /// Dropping the future before its first poll does nothing; after that the group is joined, and left
+    /// again at once.
     pub async fn open(self) -> Result<Subscriber> {
+        whole(self.join()).await
+    }
+
+    async fn join(self) -> Result<Subscriber> {
         let group = self.group?;
         let topics = self.topics.into_iter().collect::<Result<Vec<TopicName>>>()?;
         let admin = self.client.admin_with(self.policy);
@@ -198,7 +207,8 @@ pub(crate) struct Handle {
 
 impl Handle {
     pub(crate) async fn close(&self, deadline: Duration) -> Result<CloseReport> {
-        close(&self.shared, deadline).await
+        let shared = self.shared.clone();
+        whole(async move { close(&shared, deadline).await }).await
     }
 }
 
@@ -352,6 +362,9 @@ impl Subscriber {
     ///
     /// # Errors
     /// What could not be given back in time, which comes back when the broker ends the session.
+    ///
+    /// # Cancel safety
+    /// From its first poll on it goes on to its end; dropping the future loses only the report.
     pub async fn close(&self, deadline: Duration) -> Result<CloseReport> {
         self.handle.close(deadline).await
     }

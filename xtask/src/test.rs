@@ -17,8 +17,9 @@ pub(crate) struct Options {
     /// Only what needs no broker: format, lints, unit and doc tests
     #[arg(long)]
     quick: bool,
-    /// Also what takes hours: rows that hurt a broker five times over, and 200 histories with faults on each backend
-    #[arg(long, conflicts_with_all = ["quick", "filter"])]
+    /// Also what takes hours: memory watched for 10 minutes and, without a filter, rows that hurt a broker
+    /// five times over and 200 histories with faults on each backend
+    #[arg(long, conflicts_with = "quick")]
     long: bool,
     /// Go on after a step failed
     #[arg(long)]
@@ -58,7 +59,10 @@ fn without_brokers(options: &Options) -> Result<Vec<Step>> {
 }
 
 fn with_brokers(options: &Options, report: &mut Report) -> Result<()> {
-    let step = tests("integration tests", &["--test", "*"], options);
+    let mut step = tests("integration tests", &["--test", "*"], options);
+    if options.long {
+        step = step.env("MQ_LONG", "1");
+    }
     if !report.passed() && !options.no_fail_fast {
         report.run(step, |_| Ok(()));
         return Ok(());

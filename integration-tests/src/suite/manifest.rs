@@ -4,7 +4,7 @@ use anyhow::Result;
 use futures_util::future::BoxFuture;
 
 use super::cases::{
-    attempts, dead, delay, faults, flow, groups, inspect, lease, lifecycle, order, publish, settle,
+    attempts, cancel, dead, delay, faults, flow, groups, inspect, lease, lifecycle, order, publish, settle,
 };
 use super::context::Context;
 use super::{fault_history, history};
@@ -173,6 +173,12 @@ pub fn manifest() -> Vec<Case> {
         Uses 8 "inspect.topics_are_listed" inspect::topics_are_listed: "topics are listed, without derived names";
         Uses 8 "inspect.delete_group" inspect::delete_group: "a deleted group is gone and can be declared anew";
         Uses 8 "inspect.delete_topic" inspect::delete_topic: "a deleted topic is gone";
+
+        Uses 11 "cancel.publishing" cancel::publishing: "opening a publisher, sending and closing, dropped at every poll: what was queued arrives, what was not does not, the window stays whole";
+        Uses 11 "cancel.receiving" cancel::receiving: "opening, receiving and closing, dropped at every poll: every message comes once, as a first attempt, and no member is left";
+        Uses 11 "cancel.settling" cancel::settling: "waiting for a settlement, dropped at every poll: each settlement holds, the prefetch stays whole";
+        Uses 11 "cancel.declaring" cancel::declaring: "connecting and declaring, dropped at every poll: the next call finishes it";
+        Uses 11 "cancel.administration" cancel::administration: "looking at dead letters, redrive and purge, dropped at every poll: no letter is lost or stuck";
 
         Uses 12 "lifecycle.receive_after_close" lifecycle::receive_after_close: "receive ends with Closed, also one that waited";
         Uses 12 "lifecycle.close_many_times" lifecycle::close_many_times: "ten closes at once are one";

@@ -6,6 +6,7 @@
 mod backends;
 mod cases;
 mod context;
+mod cut;
 mod fault_history;
 mod faulty;
 mod gaps;

@@ -1,6 +1,7 @@
 //! The rows' code, by what they are about.
 
 pub(super) mod attempts;
+pub(super) mod cancel;
 pub(super) mod dead;
 pub(super) mod delay;
 pub(super) mod faults;
