@@ -1,0 +1,106 @@
+//! The copy of this workspace that defects are planted in.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::defect::Defect;
+use crate::process;
+
+/// A copy, with cargo's target folder and logs beside it.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    folder: PathBuf,
+}
+
+impl Tree {
+    /// Makes the copy, or brings it up to date: only what differs is written, so that cargo builds
+    /// only that again.
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
+        let tree = Self { folder: folder.to_owned() };
+        fs::create_dir_all(tree.root())?;
+        fs::create_dir_all(tree.logs())?;
+        tree.restore()?;
+        Ok(tree)
+    }
+
+    /// The copy's root.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.folder.join("tree")
+    }
+
+    /// Where cargo builds it.
+    pub(crate) fn target(&self) -> PathBuf {
+        self.folder.join("build")
+    }
+
+    /// Where what was run tells of itself.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.folder.join("logs")
+    }
+
+    /// Makes the copy as the original is.
+    pub(crate) fn restore(&self) -> Result<()> {
+        let files = listed()?;
+        for file in &files {
+            let (from, to) = (process::root().join(file), self.root().join(file));
+            let wanted = fs::read(&from).with_context(|| format!("reading {}", from.display()))?;
+            if fs::read(&to).is_ok_and(|have| have == wanted) {
+                continue;
+            }
+            if let Some(parent) = to.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::write(&to, wanted).with_context(|| format!("writing {}", to.display()))?;
+        }
+        self.forget_others(&files)
+    }
+
+    /// Removes what was copied before and is not there any more.
+    fn forget_others(&self, files: &BTreeSet<String>) -> Result<()> {
+        let list = self.folder.join("files");
+        for file in fs::read_to_string(&list).unwrap_or_default().lines() {
+            let copy = self.root().join(file);
+            if !files.contains(file) && copy.exists() {
+                fs::remove_file(&copy).with_context(|| format!("removing {}", copy.display()))?;
+            }
+        }
+        let lines: Vec<&str> = files.iter().map(String::as_str).collect();
+        fs::write(&list, lines.join("\n")).with_context(|| format!("writing {}", list.display()))
+    }
+
+    /// Fails if the patch does not apply to what is there.
+    pub(crate) fn check(&self, defect: &Defect) -> Result<()> {
+        self.patch(defect, &["--check"])
+    }
+
+    /// Plants a defect.
+    pub(crate) fn apply(&self, defect: &Defect) -> Result<()> {
+        self.patch(defect, &[])
+    }
+
+    fn patch(&self, defect: &Defect, options: &[&str]) -> Result<()> {
+        let mut git = Command::new("git");
+        git.arg("apply").args(options).arg(&defect.file).current_dir(self.root());
+        // The copy lies inside a repository, which must not be taken for the patch's.
+        git.env("GIT_CEILING_DIRECTORIES", &self.folder);
+        for variable in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"] {
+            git.env_remove(variable);
+        }
+        process::output(&mut git)
+            .map(drop)
+            .with_context(|| format!("the defect {} does not apply any more", defect.name))
+    }
+}
+
+/// The workspace's files: those git knows and those it would take, as far as they are there.
+fn listed() -> Result<BTreeSet<String>> {
+    let mut git = Command::new("git");
+    git.args(["ls-files", "--cached", "--others", "--exclude-standard", "-z"]).current_dir(process::root());
+    let listed = process::output(&mut git)?;
+    let there = |file: &&str| !file.is_empty() && process::root().join(file).is_file();
+    Ok(listed.split('\0').filter(there).map(str::to_owned).collect())
+}
