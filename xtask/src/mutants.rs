@@ -105,9 +105,9 @@ fn sound(tree: &Tree, defects: &[Defect]) -> Result<()> {
 }
 
 fn plant(tree: &Tree, defect: &Defect) -> Result<Verdict> {
-    tree.apply(defect)?;
+    let planted = tree.plant(defect)?;
     let outcome = detect::run(tree, &defect.detectors);
-    tree.restore()?;
+    planted.undo()?;
     Ok(match outcome? {
         Outcome::Broken(what) => Verdict::Broken(what),
         Outcome::Ran(findings) => {

@@ -59,6 +59,8 @@ pub(crate) struct Defect {
     package: String,
     pub(crate) detectors: Vec<Detector>,
     pub(crate) file: PathBuf,
+    /// What its patch changes.
+    pub(crate) files: Vec<String>,
 }
 
 impl Defect {
@@ -77,11 +79,13 @@ impl Defect {
         }
         ensure!(!detectors.is_empty(), "nothing is named that must notice it");
         let package = package.context("no crate")?;
-        let prefix = format!("+++ b/{package}/");
-        let mut files = patch.lines().filter(|line| line.starts_with("+++ ")).peekable();
-        ensure!(files.peek().is_some(), "no patch");
-        ensure!(files.all(|file| file.starts_with(&prefix)), "it changes more than {package}");
-        Ok(Self { name, breaks: breaks.context("no breaks")?, package, detectors, file: file.into() })
+        let files: Vec<String> =
+            patch.lines().filter_map(|line| line.strip_prefix("+++ b/")).map(str::to_owned).collect();
+        ensure!(!files.is_empty(), "no patch");
+        let inside = |file: &String| file.starts_with(&format!("{package}/"));
+        ensure!(files.iter().all(inside), "it changes more than {package}");
+        let breaks = breaks.context("no breaks")?;
+        Ok(Self { name, breaks, package, detectors, file: file.into(), files })
     }
 
     /// Whether one of the filters selects it; none select all.

@@ -23,7 +23,7 @@ impl Tree {
         let tree = Self { folder: folder.to_owned() };
         fs::create_dir_all(tree.root())?;
         fs::create_dir_all(tree.logs())?;
-        tree.restore()?;
+        tree.copy()?;
         Ok(tree)
     }
 
@@ -42,8 +42,7 @@ impl Tree {
         self.folder.join("logs")
     }
 
-    /// Makes the copy as the original is.
-    pub(crate) fn restore(&self) -> Result<()> {
+    fn copy(&self) -> Result<()> {
         let files = listed()?;
         for file in &files {
             let (from, to) = (process::root().join(file), self.root().join(file));
@@ -77,9 +76,16 @@ impl Tree {
         self.patch(defect, &["--check"])
     }
 
-    /// Plants a defect.
-    pub(crate) fn apply(&self, defect: &Defect) -> Result<()> {
-        self.patch(defect, &[])
+    /// Plants a defect until it is undone. The original is not looked at again: work may go on there.
+    pub(crate) fn plant(&self, defect: &Defect) -> Result<Planted> {
+        let keep = |file: &String| {
+            let path = self.root().join(file);
+            let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            Ok((path, text))
+        };
+        let originals = defect.files.iter().map(keep).collect::<Result<_>>()?;
+        self.patch(defect, &[])?;
+        Ok(Planted { originals })
     }
 
     fn patch(&self, defect: &Defect, options: &[&str]) -> Result<()> {
@@ -93,6 +99,22 @@ impl Tree {
         process::output(&mut git)
             .map(drop)
             .with_context(|| format!("the defect {} does not apply any more", defect.name))
+    }
+}
+
+/// A defect in the copy.
+#[derive(Debug)]
+pub(crate) struct Planted {
+    originals: Vec<(PathBuf, Vec<u8>)>,
+}
+
+impl Planted {
+    /// Makes the copy as it was.
+    pub(crate) fn undo(self) -> Result<()> {
+        for (path, text) in self.originals {
+            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        }
+        Ok(())
     }
 }
 
