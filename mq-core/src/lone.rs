@@ -208,6 +208,8 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_call_ends_by_itself() {
         let (outbox, producer) = outbox(8);
+        // The outbox's task has looked and waits.
+        tokio::task::yield_now().await;
         let mut sending = Box::pin(send(&outbox, "a"));
         assert!(waits(&mut sending).await);
         drop(sending);

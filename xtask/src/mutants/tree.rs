@@ -1,7 +1,7 @@
 //! The copy of this workspace that defects are planted in.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,13 +14,18 @@ use crate::process;
 #[derive(Debug)]
 pub(crate) struct Tree {
     folder: PathBuf,
+    /// Locked: two runs would plant in one copy.
+    _lock: File,
 }
 
 impl Tree {
     /// Makes the copy, or brings it up to date: only what differs is written, so that cargo builds
     /// only that again.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
-        let tree = Self { folder: folder.to_owned() };
+        fs::create_dir_all(folder)?;
+        let lock = File::create(folder.join("lock"))?;
+        lock.try_lock().context("another run of `cargo xtask mutants` is under way")?;
+        let tree = Self { folder: folder.to_owned(), _lock: lock };
         fs::create_dir_all(tree.root())?;
         fs::create_dir_all(tree.logs())?;
         tree.copy()?;
