@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mq_core::ladder::{RUNGS, Step, step};
 use mq_core::{Clock, Result, Timestamp};
-use parking_lot::Mutex;
+use tokio::sync::Mutex;
 
 use crate::names;
 use crate::topology::Topology;
@@ -26,8 +26,6 @@ const LONGEST: usize = 11 * PARTS;
 /// The rungs that most messages pass, below a minute, have several queues side by side.
 const BUSY: usize = 3 * PARTS;
 const SIDES: usize = 4;
-/// The longest of the rungs that are there before the first message comes, 4 s.
-pub(crate) const PREPARED: usize = PARTS;
 
 /// Chooses lanes, and declares them when they are first needed.
 #[derive(Debug)]
@@ -36,19 +34,11 @@ pub(crate) struct Delay {
     clock: Clock,
     next: AtomicUsize,
     declared: Mutex<BTreeSet<usize>>,
-    /// Held by who declares.
-    making: tokio::sync::Mutex<()>,
 }
 
 impl Delay {
     pub(crate) fn new(topology: Arc<Topology>, clock: Clock) -> Self {
-        Self {
-            topology,
-            clock,
-            next: AtomicUsize::new(0),
-            declared: Mutex::default(),
-            making: tokio::sync::Mutex::default(),
-        }
+        Self { topology, clock, next: AtomicUsize::new(0), declared: Mutex::default() }
     }
 
     /// Returns the rung a message waits on, or `None` if it goes to its target now.
@@ -63,11 +53,11 @@ impl Delay {
 
     /// Declares the queues of `rungs`, unless that was done.
     pub(crate) async fn ensure(&self, rungs: &BTreeSet<usize>) -> Result<()> {
-        if self.knows(rungs) {
+        if rungs.is_empty() {
             return Ok(());
         }
-        let _making = self.making.lock().await;
-        let new: Vec<usize> = rungs.difference(&self.declared.lock()).copied().collect();
+        let mut declared = self.declared.lock().await;
+        let new: Vec<usize> = rungs.difference(&declared).copied().collect();
         if new.is_empty() {
             return Ok(());
         }
@@ -77,18 +67,13 @@ impl Delay {
             lanes.push((0..sides(*rung)).map(|side| (names::delay(seconds, side), Some(hold))).collect());
         }
         self.topology.declare_lanes(&lanes).await?;
-        self.declared.lock().extend(new);
+        declared.extend(new);
         Ok(())
     }
 
-    /// Returns whether the queues of `rungs` were declared.
-    pub(crate) fn knows(&self, rungs: &BTreeSet<usize>) -> bool {
-        rungs.is_subset(&self.declared.lock())
-    }
-
     /// Declares them again next time: one was not there.
-    pub(crate) fn forget(&self) {
-        self.declared.lock().clear();
+    pub(crate) async fn forget(&self) {
+        self.declared.lock().await.clear();
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::backend::Shared;
 use crate::codec::{Passing, Publication};
 use crate::connection::{Link, Pause};
-use crate::delay::{Delay, PREPARED};
+use crate::delay::Delay;
 use crate::names::{DUE, Target};
 use crate::publish::Publisher;
 use crate::topology::Topology;
@@ -30,9 +30,9 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// How many tasks forward: while one waits for a target that does not answer, others go on.
 const TASKS: usize = 4;
-/// How long a target that did not confirm is left alone, and the rung where its messages wait meanwhile.
+/// How long a target that did not confirm is left alone, and the rung (4 s) where its messages wait meanwhile.
 const SHUN: Duration = Duration::from_secs(60);
-const ASIDE: usize = PREPARED;
+const ASIDE: usize = 3;
 
 /// The forwarding tasks of a client, which run while it has open consumers.
 #[derive(Debug, Default)]
@@ -248,7 +248,7 @@ impl Forward {
                 Ok(()) => Verdict::Moved,
                 Err(error) if error.kind() == ErrorKind::NotFound && rungs.is_empty() => Verdict::Lost,
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    self.delay.forget();
+                    self.delay.forget().await;
                     if steps[index].waits(&self.delay) { Verdict::Failed } else { Verdict::Lost }
                 }
                 Err(error) => {

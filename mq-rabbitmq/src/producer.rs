@@ -12,7 +12,6 @@ use mq_core::{Error, ErrorKind, MessageId, Receipt, Result};
 
 use crate::backend::Shared;
 use crate::codec::{self, Publication};
-use crate::delay::PREPARED;
 use crate::error::closed;
 use crate::names::{self, Target};
 use crate::publish::{Posted, Publisher, Verdicts};
@@ -105,30 +104,15 @@ impl RabbitProducer {
         }
     }
 
-    /// Puts messages that wait on their lanes. To make new lanes takes a second or more: what is due
-    /// soon does not wait for the lanes of what is due later.
+    /// Puts messages that wait on their lanes; a lane that is gone is made again.
     async fn delay(&self, delayed: Vec<(usize, Outgoing)>) -> Vec<(usize, Result<()>)> {
-        if self.shared.delay.knows(&self.rungs(&delayed)) {
-            return self.put(delayed).await;
-        }
-        let rung = |outgoing: &Outgoing| self.shared.delay.rung(outgoing.message.deliver_at);
-        let (later, soon) = delayed.into_iter().partition(|(_, outgoing)| rung(outgoing) > Some(PREPARED));
-        let mut verdicts = self.put(soon).await;
-        verdicts.extend(self.put(later).await);
-        verdicts
-    }
-
-    /// Returns the rungs that messages may be put on.
-    fn rungs(&self, waiting: &[(usize, Outgoing)]) -> BTreeSet<usize> {
-        let rung = |(_, outgoing): &(usize, Outgoing)| self.shared.delay.rung(outgoing.message.deliver_at);
-        waiting.iter().filter_map(rung).flat_map(|rung| [rung.saturating_sub(1), rung]).collect()
-    }
-
-    /// Puts messages on their lanes; a lane that is gone is made again.
-    async fn put(&self, mut waiting: Vec<(usize, Outgoing)>) -> Vec<(usize, Result<()>)> {
+        let mut waiting = delayed;
         let mut verdicts = Vec::new();
         for last in [false, true] {
-            let rungs = self.rungs(&waiting);
+            let rung =
+                |(_, outgoing): &(usize, Outgoing)| self.shared.delay.rung(outgoing.message.deliver_at);
+            let rungs: BTreeSet<usize> =
+                waiting.iter().filter_map(rung).flat_map(|rung| [rung.saturating_sub(1), rung]).collect();
             let published = match self.shared.delay.ensure(&rungs).await {
                 Ok(()) => self.courier_publish(&waiting, &rungs).await,
                 Err(error) => waiting.iter().map(|_| Err(error.duplicate())).collect(),
@@ -143,7 +127,7 @@ impl RabbitProducer {
             if missing.is_empty() {
                 break;
             }
-            self.shared.delay.forget();
+            self.shared.delay.forget().await;
             waiting = missing;
         }
         verdicts

@@ -138,7 +138,7 @@ impl Copier {
         if missing.is_empty() {
             return verdicts;
         }
-        self.delay.forget();
+        self.delay.forget().await;
         let groups: BTreeSet<_> =
             missing.iter().map(|index| (&copies[*index].topic, &copies[*index].group)).collect();
         for (topic, group) in groups {
