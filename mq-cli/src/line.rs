@@ -73,6 +73,7 @@ impl Received {
     pub(crate) fn line<'a>(&'a self, topic: &'a str, settled: &'a str) -> ReceivedLine<'a> {
         ReceivedLine {
             message: MessageLine::new(topic, &self.message),
+            deliver_at: self.message.deliver_at.map(rfc3339),
             received_at: &self.received_at,
             attempt: self.attempt,
             redelivered: self.redelivered,
@@ -87,6 +88,9 @@ impl Received {
 pub(crate) struct ReceivedLine<'a> {
     #[serde(flatten)]
     message: MessageLine<'a>,
+    /// When it was due, if it was delayed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deliver_at: Option<String>,
     received_at: &'a str,
     attempt: u32,
     redelivered: bool,

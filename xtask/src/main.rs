@@ -4,6 +4,7 @@ mod brokers;
 mod build_tools;
 mod engine;
 mod images;
+mod mutants;
 mod process;
 mod run;
 mod steps;
@@ -43,6 +44,8 @@ enum Task {
     Test(test::Options),
     /// The conformance suite; arguments go to it
     Conformance(PassedOn),
+    /// Plant defects one at a time and show that the tests named with each notice it
+    Mutants(mutants::Options),
     /// The benchmarks against the fixed brokers; arguments go to them
     Bench(PassedOn),
     /// Remove containers that dead tests left
@@ -91,6 +94,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Brokers(BrokersTask::Status) => brokers::status(),
         Task::Test(options) => test::test(&options),
         Task::Conformance(passed) => conformance(passed.args),
+        Task::Mutants(options) => mutants::mutants(&options),
         Task::Bench(passed) => bench(passed.args),
         Task::Sweep { all } => {
             let what = if all { Sweep::All } else { Sweep::Dead };

@@ -63,6 +63,33 @@ pub(crate) fn wait(command: &mut Command) -> Result<ExitStatus> {
     status.with_context(|| format!("waiting for `{shown}`"))
 }
 
+/// As [`wait`], but no longer than `limit`: then the command is killed with all its descendants, and
+/// there is no status.
+pub(crate) fn wait_within(command: &mut Command, limit: Duration) -> Result<Option<ExitStatus>> {
+    let shown = show(command);
+    park_if_stopping();
+    command.stdin(Stdio::null()).process_group(0);
+    let mut child = command.spawn().with_context(|| format!("starting `{shown}`"))?;
+    let group = child.id();
+    set_current(Some(group));
+    let (tell, told) = channel();
+    let watch = std::thread::spawn(move || {
+        if told.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+            signal_group("-KILL", group);
+            return true;
+        }
+        false
+    });
+    let status = child.wait();
+    // The thread may have ended: it killed the group.
+    let _ = tell.send(());
+    let killed = watch.join().unwrap_or_default();
+    set_current(None);
+    park_if_stopping();
+    let status = status.with_context(|| format!("waiting for `{shown}`"))?;
+    Ok((!killed).then_some(status))
+}
+
 /// Runs a command to its end and fails unless it ends with 0.
 pub(crate) fn check(command: &mut Command) -> Result<()> {
     let status = wait(command)?;

@@ -74,7 +74,7 @@ fn with_brokers(options: &Options, report: &mut Report) -> Result<()> {
     eprintln!("\nengine and images: {:.1} s", start.elapsed().as_secs_f64());
     let run = Run::begin()?;
     report.run(step, |tests| run.point_tests_at_brokers(tests));
-    if options.long {
+    if options.long && options.filter.is_empty() {
         for step in long()? {
             report.run(step, |_| Ok(()));
         }

@@ -70,7 +70,7 @@ pub fn manifest() -> Vec<Case> {
         Uses 13 "publish.json_survives" publish::json_survives: "a JSON value arrives with its media type";
         Uses 1 "publish.batch_is_confirmed" publish::batch_is_confirmed: "each message of a batch of 2,500 is confirmed and comes once";
         Uses 1 "publish.batch_verdicts" publish::batch_verdicts: "when some of a batch are refused, each verdict belongs to its message";
-        Uses 1 "publish.concurrent_sends" publish::concurrent_sends: "10,000 concurrent sends from 50 tasks all come, each once";
+        Uses 1 "publish.concurrent_sends" publish::concurrent_sends: "10,000 concurrent sends from 50 tasks all come, each once and with its own receipt";
         Uses 1 "publish.oversized_is_refused" publish::oversized_is_refused: "a message over the limit is refused with the limit, and the next one goes through";
         Uses 13 "publish.reserved_headers_are_refused" publish::reserved_headers_are_refused: "headers of the library's own and malformed subjects are refused";
         Uses 12 "publish.send_after_close" publish::send_after_close: "a send after close fails at once as Closed";
@@ -111,6 +111,7 @@ pub fn manifest() -> Vec<Case> {
         Uses 7 "settle.retry_is_isolated" settle::retry_is_isolated: "one group's retries are invisible to another";
         Uses 4 "settle.acked_before_the_hand_over" settle::acked_before_the_hand_over: "with AckMode::Auto each message is handed over once, also when dropped, cancelled or closed upon";
         Uses 3 "settle.each_of_a_batch_its_own_way" settle::each_of_a_batch_its_own_way: "acked, retried, deferred and dead-lettered in turn: each goes its own way";
+        Uses 8 "settle.refused_copy_is_not_lost" settle::refused_copy_is_not_lost: "a message whose copy the broker refuses comes back or is a dead letter that says so";
         Uses 3 "settle.fifty_retries" settle::fifty_retries: "fifty attempts are fifty attempts, and then a dead letter";
 
         Uses 4 "lease.not_twice_while_leased" lease::not_twice_while_leased: "a leased message goes to nobody else";

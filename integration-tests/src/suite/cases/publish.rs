@@ -113,9 +113,14 @@ pub(crate) async fn concurrent_sends(context: Context) -> Result<Verdict> {
     let tasks = (0..TASKS).map(|task| {
         let publisher = publisher.clone();
         tokio::spawn(async move {
-            let sends =
-                (0..EACH).map(|number| publisher.send(Message::new(format!("{:05}", task * EACH + number))));
-            futures_util::future::try_join_all(sends).await
+            let bodies = (0..EACH).map(|number| format!("{:05}", task * EACH + number));
+            let sends = bodies.map(|body| publisher.send(Message::with_id(body.clone(), body)));
+            let receipts = futures_util::future::try_join_all(sends).await?;
+            for (number, receipt) in receipts.iter().enumerate() {
+                let id = receipt.id.to_string();
+                ensure!(id == format!("{:05}", task * EACH + number), "the receipt of another: {id}");
+            }
+            anyhow::Ok(())
         })
     });
     for task in tasks.collect::<Vec<_>>() {

@@ -278,3 +278,35 @@ pub(crate) async fn fifty_retries(context: Context) -> Result<Verdict> {
     quiet(&subscriber).await?;
     Ok(Verdict::Pass)
 }
+
+/// A copy carries the error with it: where that makes it too large for the broker, the message must still be there.
+pub(crate) async fn refused_copy_is_not_lost(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    send(&context.publisher(&topic).await?, "m", 1).await?;
+    let error = "x".repeat(3 << 20);
+    match one(&subscriber).await?.retry_because(Duration::ZERO, error.clone()).await {
+        Ok(()) => {
+            let again = one(&subscriber).await?;
+            ensure!(again.attempt() == 2 && body(&again) == "m00000", "{again:?}");
+            again.ack().await?;
+        }
+        Err(refused) => {
+            ensure!(matches!(refused.kind(), ErrorKind::Rejected | ErrorKind::InvalidInput), "{refused}");
+            let all = Page { offset: 0, limit: 10 };
+            let letters = context
+                .until(|| async {
+                    let letters = context.admin().dead_letters(&topic, &context.group("g"), all).await?;
+                    ensure!(letters.len() == 1, "{} dead letters after: {refused}", letters.len());
+                    Ok(letters)
+                })
+                .await?;
+            let death = letters[0].envelope.death.as_ref().map(|death| &*death.reason);
+            ensure!(death == Some(mq_core::policy::REFUSED), "{death:?}");
+            ensure!(letters[0].message.payload.as_ref() == b"m00000", "{letters:?}");
+        }
+    }
+    context.until_empty(&topic, "g").await?;
+    quiet(&subscriber).await?;
+    Ok(Verdict::Pass)
+}
