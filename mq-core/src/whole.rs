@@ -38,6 +38,6 @@ mod tests {
     #[tokio::test]
     #[should_panic(expected = "as it was")]
     async fn a_panic_is_the_callers() {
-        whole(async { panic!("as it was") }).await
+        whole(async { panic!("as it was") }).await;
     }
 }

@@ -115,7 +115,7 @@ impl Scene {
         let stdout = child.stdout.take().context("no standard output")?;
         let (tell, lines) = channel();
         std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(|line| line.ok()) {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if tell.send(line).is_err() {
                     return;
                 }
