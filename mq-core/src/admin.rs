@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::capability::Capability;
 use crate::client::Client;
-use crate::driver::{self, DeadLetter, Page, Selection, Stats, TopicInfo};
+use crate::driver::{self, DeadLetter, Page, Pending, Selection, Stats, TopicInfo};
 use crate::error::{Error, ErrorKind, Result};
-use crate::message::{Message, Position};
+use crate::message::{Message, MessageId, Position};
 use crate::name::{GroupName, TopicName};
 use crate::topology::{GroupSettings, Policy, Start, TopicSpec};
 use crate::whole::whole;
@@ -197,6 +197,29 @@ impl Admin {
         let which = which.clone();
         let purged = self.call(move |driver| async move { driver.purge(&names.0, &names.1, &which).await });
         purged.await.map_err(|error| self.context("purge", topic)(error).in_group(group))
+    }
+
+    /// Lists what a group's consumers hold of a topic, oldest first: fetched, and neither settled nor given back.
+    ///
+    /// # Errors
+    /// `Unsupported`, `NotFound`, or what the broker says.
+    pub async fn pending(&self, topic: &TopicName, group: &GroupName, page: Page) -> Result<Vec<Pending>> {
+        self.require(Capability::Pending)?;
+        let names = (topic.clone(), group.clone());
+        let held = self.call(move |driver| async move { driver.pending(&names.0, &names.1, page).await });
+        held.await.map_err(|error| self.context("list what is held of", topic)(error).in_group(group))
+    }
+
+    /// Takes back a message that was sent for later, before any group has it; returns whether it was
+    /// still there. Retries that wait are their group's and stay.
+    ///
+    /// # Errors
+    /// `Unsupported`, `NotFound`, or what the broker says.
+    pub async fn cancel_delayed(&self, topic: &TopicName, id: &MessageId) -> Result<bool> {
+        self.require(Capability::CancelDelayed)?;
+        let (name, id) = (topic.clone(), id.clone());
+        let cancelled = self.call(move |driver| async move { driver.cancel_delayed(&name, &id).await });
+        cancelled.await.map_err(self.context("cancel a delayed message of", topic))
     }
 
     /// Reads a topic without a group and without disturbing one.

@@ -46,11 +46,19 @@ pub enum Capability {
     Transactions,
     /// A retrying message holds the others of its key.
     HoldKey,
+    /// A send can wait until the message is on disk.
+    Synced,
+    /// A message that no group would get can be refused.
+    RequiredRouting,
+    /// What consumers hold can be listed.
+    Pending,
+    /// A delayed message can be taken back before it is due.
+    CancelDelayed,
 }
 
 impl Capability {
     /// Every capability, in the order of the table.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 24] = [
         Self::Confirm,
         Self::Groups,
         Self::Broadcast,
@@ -71,6 +79,10 @@ impl Capability {
         Self::Priority,
         Self::Transactions,
         Self::HoldKey,
+        Self::Synced,
+        Self::RequiredRouting,
+        Self::Pending,
+        Self::CancelDelayed,
     ];
 }
 

@@ -19,6 +19,7 @@ use crate::outbox::Outbox;
 use crate::publisher::PublisherBuilder;
 use crate::subscriber::{CloseReport, Handle, SubscriberBuilder};
 use crate::topology::Policy;
+use crate::transaction::Transaction;
 use crate::whole::whole;
 
 /// The default in-flight window of a client's sends: 16,384 messages, 64 MiB.
@@ -149,6 +150,11 @@ impl Client {
     /// Makes a publisher to a topic; await it.
     pub fn publisher(&self, topic: impl TryInto<TopicName, Error: Into<Error>>) -> PublisherBuilder {
         PublisherBuilder::new(self.clone(), topic.try_into().map_err(Into::into))
+    }
+
+    /// Begins a transaction: messages that are sent as one.
+    pub fn transaction(&self) -> Transaction {
+        Transaction::new(self.clone())
     }
 
     /// Makes a subscriber to a topic as a member of a group; open it.

@@ -24,18 +24,21 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use serde::Serialize;
+mod admin;
 
+use async_trait::async_trait;
+
+pub use self::admin::{Admin, DeadLetter, Page, Pending, Selection, Stats, TopicInfo};
 use crate::capability::Capabilities;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::envelope::Envelope;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
-use crate::message::{Message, MessageId, Position, Receipt};
+use crate::message::{Message, Position, Receipt};
 use crate::name::{GroupName, TopicName};
 pub use crate::spent::Spent;
-use crate::topology::{GroupSettings, Policy, Start, TopicSpec};
+use crate::terms::Terms;
+use crate::topology::GroupSettings;
 
 /// What core hands to a backend when it is made.
 #[derive(Clone, Debug, Default)]
@@ -87,6 +90,8 @@ pub struct Outgoing {
     pub topic: TopicName,
     /// The message, with `published_at` set; `deliver_at` in the future asks the broker to hold it.
     pub message: Message,
+    /// What its publisher asks for; core has checked that it is supported.
+    pub terms: Terms,
 }
 
 /// Sends messages of all topics of a client.
@@ -102,6 +107,15 @@ pub trait Producer: Debug + Send + Sync {
     /// are then in flight, from several tasks. Messages of one topic and key reach the broker in the
     /// order of the first polls and of the batch: hand the batch to the native client then.
     async fn send(&self, batch: Vec<Outgoing>) -> Vec<Result<Receipt>>;
+
+    /// Sends all of a batch or nothing of it; called only where
+    /// [`Transactions`](crate::Capability::Transactions) is declared. Returns the receipts in order.
+    ///
+    /// # Errors
+    /// `UnknownOutcome`: all are stored or none. Any other kind: none is.
+    async fn send_atomic(&self, _batch: Vec<Outgoing>) -> Result<Vec<Receipt>> {
+        Err(Error::new(ErrorKind::Unsupported, "this driver has no transactions"))
+    }
 
     /// Waits until everything handed to the native client is confirmed or failed, then releases it.
     async fn close(&self);
@@ -285,148 +299,4 @@ pub trait Consumer: Debug + Send + Sync {
     /// # Errors
     /// What could not be given back comes back when the broker ends the session.
     async fn close(&self) -> Result<()>;
-}
-
-/// A topic as found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct TopicInfo {
-    /// Its name.
-    pub topic: String,
-    /// Its partitions, if known.
-    pub partitions: Option<u32>,
-    /// How long it keeps messages, in milliseconds, if it was said.
-    pub retention_ms: Option<u64>,
-    /// Its groups, if known.
-    pub groups: Option<Vec<String>>,
-}
-
-impl TopicInfo {
-    /// Makes the description of a topic of which only the name is known.
-    #[must_use]
-    pub fn new(topic: impl Into<String>) -> Self {
-        Self { topic: topic.into(), partitions: None, retention_ms: None, groups: None }
-    }
-}
-
-/// Counts of one group on one topic; `None` where the broker cannot say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Waiting to be fetched, now.
-    pub ready: Option<u64>,
-    /// Held by consumers.
-    pub in_flight: Option<u64>,
-    /// Waiting for their time.
-    pub delayed: Option<u64>,
-    /// Dead letters.
-    pub dead: Option<u64>,
-    /// When the oldest waiting message was sent.
-    pub oldest_ready_at: Option<Timestamp>,
-    /// Live members.
-    pub consumers: Option<u64>,
-}
-
-/// A dead letter.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct DeadLetter {
-    /// The message as it was sent.
-    pub message: Message,
-    /// Attempts made, first seen, last error, reason and time of death.
-    pub envelope: Envelope,
-    /// Where the dead letter is stored, for paging.
-    pub position: Option<Position>,
-}
-
-impl DeadLetter {
-    /// Makes a dead letter.
-    #[must_use]
-    pub const fn new(message: Message, envelope: Envelope, position: Option<Position>) -> Self {
-        Self { message, envelope, position }
-    }
-}
-
-/// A part of a listing.
-#[derive(Clone, Copy, Debug)]
-pub struct Page {
-    /// Skip this many from the oldest.
-    pub offset: usize,
-    /// Return at most this many.
-    pub limit: usize,
-}
-
-/// Which dead letters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selection {
-    /// All that are there when the call starts.
-    All,
-    /// Those with these message ids.
-    Ids(Vec<MessageId>),
-}
-
-impl Selection {
-    /// Returns whether `id` is selected.
-    #[must_use]
-    pub fn contains(&self, id: &MessageId) -> bool {
-        match self {
-            Self::All => true,
-            Self::Ids(ids) => ids.contains(id),
-        }
-    }
-}
-
-/// Administrates topics, groups and dead letters.
-///
-/// Calls are rare and may be slow; each fails with `Timeout` or `Unavailable` rather than hang.
-#[async_trait]
-pub trait Admin: Debug + Send + Sync {
-    /// Makes sure that a topic is there, as `policy` says (`Assume` never arrives here).
-    async fn ensure_topic(&self, topic: &TopicName, spec: &TopicSpec, policy: Policy) -> Result<()>;
-
-    /// Makes sure that a group, its inbox and its dead letters are there, with these settings. A new group
-    /// starts where `settings.start` says, as of this call, before it has a member.
-    async fn ensure_group(
-        &self,
-        topic: &TopicName,
-        group: &GroupName,
-        settings: &GroupSettings,
-        policy: Policy,
-    ) -> Result<()>;
-
-    /// Returns the settings a group was declared with.
-    async fn group_settings(&self, topic: &TopicName, group: &GroupName) -> Result<GroupSettings>;
-
-    /// Lists the topics, without derived names.
-    async fn topics(&self) -> Result<Vec<TopicInfo>>;
-
-    /// Describes one topic.
-    async fn topic(&self, topic: &TopicName) -> Result<TopicInfo>;
-
-    /// Deletes a topic with its groups, as far as they are known; `NotFound` if it is not there.
-    async fn delete_topic(&self, topic: &TopicName) -> Result<()>;
-
-    /// Deletes a group of a topic with its inbox and its dead letters; `NotFound` if it is not there.
-    async fn delete_group(&self, topic: &TopicName, group: &GroupName) -> Result<()>;
-
-    /// Counts.
-    async fn stats(&self, topic: &TopicName, group: &GroupName) -> Result<Stats>;
-
-    /// Lists dead letters, oldest first; changes nothing.
-    async fn dead_letters(&self, topic: &TopicName, group: &GroupName, page: Page)
-    -> Result<Vec<DeadLetter>>;
-
-    /// Moves dead letters back to their group's inbox, as first attempts; returns how many.
-    async fn redrive(&self, topic: &TopicName, group: &GroupName, which: &Selection) -> Result<u64>;
-
-    /// Removes dead letters; returns how many.
-    async fn purge(&self, topic: &TopicName, group: &GroupName, which: &Selection) -> Result<u64>;
-
-    /// Reads up to `limit` messages of a topic from `start` without a group; `Latest` reads the last ones.
-    async fn peek(
-        &self,
-        topic: &TopicName,
-        start: Start,
-        limit: usize,
-    ) -> Result<Vec<(Message, Option<Position>)>>;
 }

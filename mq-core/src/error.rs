@@ -26,6 +26,8 @@ pub enum ErrorKind {
     Timeout,
     /// The message was refused and is stored nowhere, for certain.
     Rejected,
+    /// No group would get the message, and its publisher requires one; it is stored nowhere.
+    Unroutable,
     /// The message may have been stored, by some group or by all.
     UnknownOutcome,
     /// The in-flight window is full.
@@ -51,6 +53,7 @@ impl ErrorKind {
             Self::Unavailable => "unavailable",
             Self::Timeout => "timed out",
             Self::Rejected => "rejected",
+            Self::Unroutable => "unroutable",
             Self::UnknownOutcome => "outcome unknown",
             Self::Full => "full",
             Self::StaleDelivery => "stale delivery",

@@ -28,7 +28,9 @@ pub mod policy;
 mod publisher;
 mod spent;
 mod subscriber;
+mod terms;
 mod topology;
+mod transaction;
 mod whole;
 
 pub use bytes::Bytes;
@@ -41,7 +43,7 @@ pub use clock::{Clock, Timestamp};
 pub use consume::AckMode;
 pub use counters::Counts;
 pub use delivery::{Delivery, Settled, SettledAll, ack_all};
-pub use driver::{Budget, DeadLetter, Page, Selection, Stats, TopicInfo};
+pub use driver::{Budget, DeadLetter, Page, Pending, Selection, Stats, TopicInfo};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, Events};
 pub use headers::Headers;
@@ -49,7 +51,9 @@ pub use message::{JSON, Message, MessageId, Position, Receipt};
 pub use name::{GroupName, MAX_NAME, SEPARATOR, TopicName};
 pub use publisher::{MAX_KEY, MAX_SUBJECT, Publisher, PublisherBuilder, Sending};
 pub use subscriber::{CloseReport, PREFETCH, Subscriber, SubscriberBuilder};
+pub use terms::{Durability, SendRetry, Terms};
 pub use topology::{GroupSettings, LEASE_RANGE, ORDERED_PARTITIONS, Policy, Start, TopicSpec};
+pub use transaction::Transaction;
 
 /// The names derived from a topic and a group.
 pub mod derived {

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::message::{Message, Receipt};
 use crate::name::TopicName;
 use crate::outbox::Outbox;
+use crate::terms::Terms;
 
 const TASKS: usize = 16;
 const SENDS: usize = 1500;
@@ -56,7 +57,11 @@ async fn task(outbox: Arc<Outbox>, task: usize, idle: bool) -> Result<Sent> {
     let mut left_alone = Vec::new();
     for number in 0..SENDS {
         let topic = TopicName::new("t")?;
-        let outgoing = Outgoing { topic, message: Message::with_id("", format!("{task}-{number}")) };
+        let outgoing = Outgoing {
+            topic,
+            message: Message::with_id("", format!("{task}-{number}")),
+            terms: Terms::default(),
+        };
         match fastrand::u8(..4) {
             0 => {
                 let mut sending = Box::pin(send(&outbox, outgoing));

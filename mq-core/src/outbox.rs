@@ -32,6 +32,7 @@ pub(crate) struct Permit {
 enum Entry {
     One(Outgoing, oneshot::Sender<Result<Receipt>>, Permit),
     Many(Vec<Outgoing>, oneshot::Sender<Vec<Result<Receipt>>>, Permit),
+    Atomic(Vec<Outgoing>, oneshot::Sender<Result<Vec<Receipt>>>, Permit),
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +48,7 @@ impl Queue {
     fn take(&mut self) -> Option<Work> {
         let (first, caller) = match self.entries.pop_front()? {
             Entry::Many(outgoing, caller, permit) => return Some(Work::Many(outgoing, caller, permit)),
+            Entry::Atomic(outgoing, caller, permit) => return Some(Work::Atomic(outgoing, caller, permit)),
             Entry::One(outgoing, caller, permit) => (outgoing, (caller, permit)),
         };
         let (mut batch, mut callers) = (vec![first], vec![caller]);
@@ -161,6 +163,16 @@ impl Outbox {
         answer
     }
 
+    pub(crate) fn push_atomic(
+        &self,
+        outgoing: Vec<Outgoing>,
+        permit: Permit,
+    ) -> oneshot::Receiver<Result<Vec<Receipt>>> {
+        let (caller, answer) = oneshot::channel();
+        self.enqueue(Entry::Atomic(outgoing, caller, permit));
+        answer
+    }
+
     /// Sends a message whose caller waits for the answer; with nothing else under way the caller
     /// makes the driver's call.
     pub(crate) fn send(self: &Arc<Self>, outgoing: Outgoing, permit: Permit) -> Lone<'_> {
@@ -233,12 +245,6 @@ impl Outbox {
 
     /// Ends a call in the books.
     fn answered(&self, verdicts: &[Result<Receipt>]) {
-        let mut queue = self.queue.lock();
-        queue.calls -= 1;
-        if queue.closed {
-            self.nudge();
-        }
-        drop(queue);
         let (mut sent, mut unknown) = (0, 0);
         for verdict in verdicts {
             match verdict {
@@ -246,15 +252,26 @@ impl Outbox {
                 Err(error) => unknown += u64::from(error.is_unknown_outcome()),
             }
         }
+        self.ended(sent, unknown, verdicts.len() as u64 - sent - unknown);
+    }
+
+    fn ended(&self, sent: u64, unknown: u64, rejected: u64) {
+        let mut queue = self.queue.lock();
+        queue.calls -= 1;
+        if queue.closed {
+            self.nudge();
+        }
+        drop(queue);
         self.counters.sent.fetch_add(sent, Ordering::Relaxed);
         self.counters.unknown.fetch_add(unknown, Ordering::Relaxed);
-        self.counters.rejected.fetch_add(verdicts.len() as u64 - sent - unknown, Ordering::Relaxed);
+        self.counters.rejected.fetch_add(rejected, Ordering::Relaxed);
     }
 }
 
 enum Work {
     Singles(Vec<Outgoing>, Vec<(oneshot::Sender<Result<Receipt>>, Permit)>),
     Many(Vec<Outgoing>, oneshot::Sender<Vec<Result<Receipt>>>, Permit),
+    Atomic(Vec<Outgoing>, oneshot::Sender<Result<Vec<Receipt>>>, Permit),
 }
 
 async fn run(outbox: Arc<Outbox>) {
@@ -285,6 +302,17 @@ async fn send(outbox: Arc<Outbox>, work: Work) {
             }
             drop(permit);
             drop(caller.send(verdicts));
+        }
+        Work::Atomic(batch, caller, permit) => {
+            let many = batch.len() as u64;
+            let verdict = outbox.producer.send_atomic(batch).await;
+            match &verdict {
+                Ok(_) => outbox.ended(many, 0, 0),
+                Err(error) if error.is_unknown_outcome() => outbox.ended(0, many, 0),
+                Err(_) => outbox.ended(0, 0, many),
+            }
+            drop(permit);
+            drop(caller.send(verdict));
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, Receipt};
 use crate::name::TopicName;
 use crate::outbox::{Outbox, unsent};
+use crate::terms::{Durability, SendRetry, Terms};
 use crate::topology::{Policy, TopicSpec};
 
 /// The longest key, in bytes.
@@ -30,12 +31,14 @@ pub struct PublisherBuilder {
     topic: Result<TopicName>,
     spec: TopicSpec,
     policy: Policy,
+    terms: Terms,
+    retry: Option<SendRetry>,
 }
 
 impl PublisherBuilder {
     pub(crate) fn new(client: Client, topic: Result<TopicName>) -> Self {
         let policy = client.inner.policy;
-        Self { client, topic, spec: TopicSpec::default(), policy }
+        Self { client, topic, spec: TopicSpec::default(), policy, terms: Terms::default(), retry: None }
     }
 
     /// Sets what the topic is to be like.
@@ -50,11 +53,32 @@ impl PublisherBuilder {
         self
     }
 
+    /// Sets how well messages are stored when their sends return `Ok`. Default [`Durability::Replicated`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.terms.durability = durability;
+        self
+    }
+
+    /// Refuses messages that no group would get, as [`ErrorKind::Unroutable`]; they are stored nowhere.
+    /// They cannot be delayed: whether a group is there shows only when they are due.
+    pub fn require_group(mut self) -> Self {
+        self.terms.require_group = true;
+        self
+    }
+
+    /// Sends again what fails and may succeed later, in [`send`](Publisher::send) and
+    /// [`send_batch`](Publisher::send_batch). Default: each message is sent once.
+    pub fn retry(mut self, retry: SendRetry) -> Self {
+        self.retry = Some(retry);
+        self
+    }
+
     async fn open(self) -> Result<Publisher> {
         let topic = self.topic?;
+        self.terms.check(self.client.capabilities())?;
         self.client.admin_with(self.policy).ensure_topic(&topic, &self.spec).await?;
         let outbox = self.client.outbox().await?;
-        Ok(Publisher { inner: self.client.inner.clone(), outbox, topic })
+        Ok(Publisher { inner: self.client.inner, outbox, topic, terms: self.terms, retry: self.retry })
     }
 }
 
@@ -74,6 +98,8 @@ pub struct Publisher {
     inner: Arc<Inner>,
     outbox: Arc<Outbox>,
     topic: TopicName,
+    terms: Terms,
+    retry: Option<SendRetry>,
 }
 
 impl Publisher {
@@ -92,8 +118,27 @@ impl Publisher {
     /// # Cancel safety
     /// Until there is room in the in-flight window, dropping the future sends nothing. After that
     /// the message is on its way and only the answer is lost; [`enqueue`](Self::enqueue) tells the two apart.
+    /// Room is given in the order of the calls: a future that waits for it and is not polled any more
+    /// holds up the sends behind it until it is dropped.
     pub async fn send(&self, message: Message) -> Result<Receipt> {
         let outgoing = self.check(message)?;
+        match self.retry {
+            None => self.send_once(outgoing).await,
+            Some(retry) => self.send_again(outgoing, retry).await,
+        }
+    }
+
+    async fn send_again(&self, outgoing: Outgoing, retry: SendRetry) -> Result<Receipt> {
+        let mut pauses = retry.pauses();
+        loop {
+            match self.send_once(outgoing.clone()).await {
+                Err(error) if retry.applies(&error) && pauses.pass().await => {}
+                verdict => return verdict,
+            }
+        }
+    }
+
+    async fn send_once(&self, outgoing: Outgoing) -> Result<Receipt> {
         let permit = self.outbox.permit(1, outgoing.message.size()).await?;
         self.outbox.send(outgoing, permit).await
     }
@@ -141,12 +186,33 @@ impl Publisher {
                 }
             }
         }
-        let sent = self.send_checked(outgoing, bytes).await;
+        let sent = match self.retry {
+            None => self.send_checked(outgoing, bytes).await,
+            Some(retry) => self.send_checked_again(outgoing, retry).await,
+        };
         if verdicts.is_empty() {
             return sent;
         }
         let mut sent = sent.into_iter();
         verdicts.into_iter().filter_map(|refused| refused.or_else(|| sent.next())).collect()
+    }
+
+    async fn send_checked_again(&self, outgoing: Vec<Outgoing>, retry: SendRetry) -> Vec<Result<Receipt>> {
+        let mut pauses = retry.pauses();
+        let size = |some: &[Outgoing]| some.iter().map(|outgoing| outgoing.message.size()).sum();
+        let mut verdicts = self.send_checked(outgoing.clone(), size(&outgoing)).await;
+        loop {
+            let failed = |place: &usize| matches!(&verdicts[*place], Err(error) if retry.applies(error));
+            let places: Vec<usize> = (0..verdicts.len()).filter(failed).collect();
+            if places.is_empty() || !pauses.pass().await {
+                return verdicts;
+            }
+            let again: Vec<_> = places.iter().map(|place| outgoing[*place].clone()).collect();
+            let bytes = size(&again);
+            for (place, verdict) in places.into_iter().zip(self.send_checked(again, bytes).await) {
+                verdicts[place] = verdict;
+            }
+        }
     }
 
     async fn send_checked(&self, outgoing: Vec<Outgoing>, bytes: usize) -> Vec<Result<Receipt>> {
@@ -161,7 +227,11 @@ impl Publisher {
         answer.unwrap_or_else(|error| (0..many).map(|_| Err(error.duplicate())).collect())
     }
 
-    fn check(&self, mut message: Message) -> Result<Outgoing> {
+    pub(crate) fn belongs_to(&self, client: &Client) -> bool {
+        Arc::ptr_eq(&self.inner, &client.inner)
+    }
+
+    pub(crate) fn check(&self, mut message: Message) -> Result<Outgoing> {
         let refuse = |text: String| {
             Err(Error::new(ErrorKind::Rejected, text)
                 .during(self.inner.backend_name(), "send")
@@ -190,9 +260,14 @@ impl Publisher {
         if message.deliver_at.is_some() {
             self.inner.backend.capabilities().require(Capability::Delay)?;
             message.deliver_at = message.deliver_at.filter(|at| *at > now);
+            if self.terms.require_group && message.deliver_at.is_some() {
+                return refuse(
+                    "a delayed message cannot require a group; send it without `require_group`".into(),
+                );
+            }
         }
         message.published_at = Some(now);
-        Ok(Outgoing { topic: self.topic.clone(), message })
+        Ok(Outgoing { topic: self.topic.clone(), message, terms: self.terms })
     }
 }
 

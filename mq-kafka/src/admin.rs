@@ -14,6 +14,7 @@ use mq_core::{
 use rdkafka::Message as _;
 use rdkafka::admin::ResourceSpecifier;
 use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::Producer as _;
 use rdkafka::topic_partition_list::Offset;
 
@@ -81,24 +82,8 @@ impl KafkaAdmin {
         Ok(deleted)
     }
 
-    /// Returns every topic's name and number of partitions.
     async fn native_topics(&self) -> Result<BTreeMap<String, u32>> {
-        self.0
-            .ask(|inner| {
-                let metadata = inner
-                    .sender
-                    .native()
-                    .client()
-                    .fetch_metadata(None, ANSWER)
-                    .map_err(|error| from_native(&error))?;
-                let known = metadata.topics().iter().filter(|topic| topic.error().is_none());
-                Ok(known
-                    .map(|topic| {
-                        (topic.name().to_owned(), u32::try_from(topic.partitions().len()).unwrap_or(0))
-                    })
-                    .collect())
-            })
-            .await
+        self.0.ask(all_topics).await
     }
 
     /// A Kafka group that serves this topic alone goes with it; one that has members stays with them.
@@ -123,8 +108,17 @@ impl KafkaAdmin {
     }
 }
 
+/// Returns every topic's name and number of partitions. Blocks.
+pub(crate) fn all_topics(inner: &Inner) -> Result<BTreeMap<String, u32>> {
+    let native = inner.sender.native();
+    let metadata = native.client().fetch_metadata(None, ANSWER).map_err(|error| from_native(&error))?;
+    let known = metadata.topics().iter().filter(|topic| topic.error().is_none());
+    let count = |topic: &MetadataTopic| u32::try_from(topic.partitions().len()).unwrap_or(0);
+    Ok(known.map(|topic| (topic.name().to_owned(), count(topic))).collect())
+}
+
 /// Returns the groups of a topic among all topics' names.
-fn groups_of<'a>(topics: &'a BTreeMap<String, u32>, topic: &str) -> Vec<&'a str> {
+pub(crate) fn groups_of<'a>(topics: &'a BTreeMap<String, u32>, topic: &str) -> Vec<&'a str> {
     let prefix = format!("{topic}{SEPARATOR}");
     let suffix = format!("{SEPARATOR}dead");
     topics

@@ -26,6 +26,7 @@ use crate::forward::Forwarding;
 use crate::link::Link;
 use crate::producer::{KafkaProducer, Reports, Sender, release};
 use crate::reader::Readers;
+use crate::routing::Routes;
 use crate::rungs;
 use crate::verdicts::Verdict;
 
@@ -58,6 +59,7 @@ pub(crate) struct Inner {
     pub(crate) readers: Readers,
     pub(crate) forwarding: Forwarding,
     pub(crate) declared: Declared,
+    pub(crate) routes: Routes,
     ladder: OnceCell<()>,
 }
 
@@ -90,6 +92,7 @@ impl KafkaBackend {
             readers: Readers::new(config.native()),
             forwarding: Forwarding::default(),
             declared: Declared::default(),
+            routes: Routes::default(),
             ladder: OnceCell::new(),
             config,
             context,

@@ -15,6 +15,7 @@ mod member;
 mod metadata;
 mod producer;
 mod reader;
+mod routing;
 mod rungs;
 mod runs;
 mod settle;
@@ -64,5 +65,17 @@ pub const CAPABILITIES: Capabilities = Capabilities {
         (Capability::Priority, Support::Unsupported, "a partition is read in order"),
         (Capability::Transactions, Support::Unsupported, "not there yet"),
         (Capability::HoldKey, Support::Unsupported, "not there yet"),
+        (
+            Capability::Synced,
+            Support::Unsupported,
+            "brokers acknowledge before they write to disk; replicate over several instead",
+        ),
+        (
+            Capability::RequiredRouting,
+            Support::Emulated,
+            "looks for a declared group first; one that was there a second ago is taken to be there",
+        ),
+        (Capability::Pending, Support::Unsupported, "not there yet"),
+        (Capability::CancelDelayed, Support::Unsupported, "a log has no way to take a message out"),
     ],
 };

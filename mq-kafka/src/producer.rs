@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,6 +25,7 @@ use crate::config::KafkaConfig;
 use crate::connection::Inner;
 use crate::error::{from_delivery, from_native};
 use crate::link::Link;
+use crate::routing;
 use crate::verdicts::{Batches, Done, Ticket, Verdict};
 
 type Native = ThreadedProducer<Reports>;
@@ -266,12 +269,53 @@ pub(crate) struct KafkaProducer(pub(crate) Arc<Inner>);
 #[async_trait]
 impl Producer for KafkaProducer {
     async fn send(&self, batch: Vec<Outgoing>) -> Vec<Result<Receipt>> {
+        if batch.iter().any(|outgoing| outgoing.terms.require_group) {
+            return self.send_routed(batch).await;
+        }
+        self.queue(batch).await
+    }
+
+    async fn close(&self) {
+        self.0.sender.flush().await;
+    }
+}
+
+impl KafkaProducer {
+    /// Sends what has a group to go to, and refuses the rest.
+    async fn send_routed(&self, batch: Vec<Outgoing>) -> Vec<Result<Receipt>> {
+        let gate = self.0.routes.gate.lock().await;
+        let refused = routing::refused(&self.0, &batch).await;
+        let mut verdicts: Vec<Option<Error>> = Vec::with_capacity(batch.len());
+        let mut passed = Vec::with_capacity(batch.len());
+        for outgoing in batch {
+            let error = refused.get(&outgoing.topic).filter(|_| outgoing.terms.require_group);
+            verdicts.push(error.map(Error::duplicate));
+            if error.is_none() {
+                passed.push(outgoing);
+            }
+        }
+        let mut queued = Box::pin(self.queue(passed));
+        // Its first poll queues the messages; then others may.
+        let first = poll_fn(|context| Poll::Ready(queued.as_mut().poll(context))).await;
+        drop(gate);
+        let sent = match first {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => queued.await,
+        };
+        let mut sent = sent.into_iter();
+        verdicts
+            .into_iter()
+            .filter_map(|refused| refused.map_or_else(|| sent.next(), |error| Some(Err(error))))
+            .collect()
+    }
+
+    async fn queue(&self, batch: Vec<Outgoing>) -> Vec<Result<Receipt>> {
         let now = self.0.context.clock.now();
         let mut ids: Vec<(MessageId, bool)> = Vec::with_capacity(batch.len());
         let mut records = Vec::with_capacity(batch.len());
         let mut delayed = Vec::new();
         for (index, outgoing) in batch.into_iter().enumerate() {
-            let Outgoing { topic, message } = outgoing;
+            let Outgoing { topic, message, .. } = outgoing;
             ids.push((message.id.clone(), message.deliver_at.is_some_and(|at| at > now)));
             match message.deliver_at.map(|at| step(at.since(now))) {
                 Some(Step::Wait(rung)) => {
@@ -290,10 +334,6 @@ impl Producer for KafkaProducer {
         }
         let (at_once, later) = futures_util::future::join(at_once, self.0.send_delayed(delayed)).await;
         merge(ids, at_once, later)
-    }
-
-    async fn close(&self) {
-        self.0.sender.flush().await;
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use mq_core::driver::{Admin, Context};
 use mq_core::{
-    DeadLetter, GroupName, GroupSettings, Message, Page, Policy, Position, Result, Selection, Start, Stats,
-    TopicInfo, TopicName, TopicSpec,
+    DeadLetter, GroupName, GroupSettings, Message, MessageId, Page, Pending, Policy, Position, Result,
+    Selection, Start, Stats, TopicInfo, TopicName, TopicSpec,
 };
 
 use crate::broker::{Shared, unexpected};
@@ -97,5 +97,14 @@ impl Admin for MemoryAdmin {
         limit: usize,
     ) -> Result<Vec<(Message, Option<Position>)>> {
         self.shared.state.lock().peek(topic, start, limit)
+    }
+
+    async fn pending(&self, topic: &TopicName, group: &GroupName, page: Page) -> Result<Vec<Pending>> {
+        let now = self.context.clock.now();
+        Ok(self.shared.state.lock().group(topic, group)?.pending(page, now))
+    }
+
+    async fn cancel_delayed(&self, topic: &TopicName, id: &MessageId) -> Result<bool> {
+        Ok(self.count(Op::Cancel(topic.clone(), id.clone()))? > 0)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use mq_core::driver::{DeadLetter, Destination, Outcome, Relocation, Suspect};
+use mq_core::driver::{DeadLetter, Destination, Outcome, Page, Pending, Relocation, Suspect};
 use mq_core::envelope::Envelope;
 use mq_core::{Budget, Error, ErrorKind, GroupSettings, Message, Position, Result, Timestamp, policy};
 
@@ -46,6 +46,8 @@ struct Held {
     lane: usize,
     member: MemberId,
     epoch: u32,
+    /// When it was fetched.
+    since: Timestamp,
     /// Whether this holder was about to run it alone.
     started: bool,
 }
@@ -192,7 +194,13 @@ impl Group {
     }
 
     /// Leases messages to a member, in order.
-    pub(crate) fn fetch(&mut self, member: MemberId, budget: &mut Budget, into: &mut Vec<Leased>) {
+    pub(crate) fn fetch(
+        &mut self,
+        member: MemberId,
+        budget: &mut Budget,
+        now: Timestamp,
+        into: &mut Vec<Leased>,
+    ) {
         for index in 0..self.lanes.len() {
             let lane = &mut self.lanes[index];
             if self.settings.ordered && (lane.owner != Some(member) || lane.moving != Moving::No) {
@@ -204,8 +212,14 @@ impl Group {
             {
                 budget.messages -= 1;
                 budget.bytes = budget.bytes.saturating_sub(item.message.size());
-                let held =
-                    Held { item: item.clone(), lane: index, member, epoch: lane.epoch, started: false };
+                let held = Held {
+                    item: item.clone(),
+                    lane: index,
+                    member,
+                    epoch: lane.epoch,
+                    since: now,
+                    started: false,
+                };
                 self.held.insert(serial, held);
                 into.push(Leased { serial, lane: index, epoch: lane.epoch, item });
             }
@@ -261,6 +275,19 @@ impl Group {
     pub(crate) fn dead_letters(&self, offset: usize, limit: usize) -> Vec<DeadLetter> {
         let page = self.dead.iter().skip(offset).take(limit);
         page.map(|(message, envelope)| DeadLetter::new(message.clone(), envelope.clone(), None)).collect()
+    }
+
+    pub(crate) fn pending(&self, page: Page, now: Timestamp) -> Vec<Pending> {
+        let mut held: Vec<_> = self.held.iter().collect();
+        held.sort_by_key(|(serial, _)| **serial);
+        let page = held.into_iter().skip(page.offset).take(page.limit);
+        page.map(|(_, held)| {
+            let item = &held.item;
+            Pending::new(item.message.id.clone(), format!("member-{}", held.member), item.envelope.attempt)
+                .at(item.position)
+                .idle(now.since(held.since))
+        })
+        .collect()
     }
 
     pub(crate) fn stats(&self) -> mq_core::Stats {

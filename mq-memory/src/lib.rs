@@ -13,7 +13,7 @@ pub use broker::{Broker, MemoryBackend};
 pub use config::MemoryConfig;
 
 use mq_core::Support::{Emulated, Native};
-use mq_core::{Capabilities, Capability};
+use mq_core::{Capabilities, Capability, Support};
 
 /// What this backend can do.
 pub const CAPABILITIES: Capabilities = Capabilities {
@@ -34,5 +34,10 @@ pub const CAPABILITIES: Capabilities = Capabilities {
         (Capability::List, Native, "the broker's own table"),
         (Capability::InFlightCount, Native, "counted"),
         (Capability::DelayedCount, Native, "counted"),
+        (Capability::Transactions, Native, "one step of the state"),
+        (Capability::RequiredRouting, Native, "looked up in the same step"),
+        (Capability::Pending, Native, "the broker's own table"),
+        (Capability::CancelDelayed, Native, "taken out of the timer queue"),
+        (Capability::Synced, Support::Unsupported, "nothing is on disk"),
     ],
 };

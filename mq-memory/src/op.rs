@@ -2,7 +2,7 @@
 //! times, so a journal of them is a durable broker.
 
 use mq_core::driver::{Outcome, Outgoing, Selection};
-use mq_core::{Budget, GroupName, GroupSettings, Policy, TopicName, TopicSpec};
+use mq_core::{Budget, GroupName, GroupSettings, MessageId, Policy, TopicName, TopicSpec};
 
 /// Names a member of a group, for the life of the broker.
 pub(crate) type MemberId = u64;
@@ -20,6 +20,10 @@ pub(crate) enum Op {
     DeleteGroup(TopicName, GroupName),
     /// Store messages.
     Publish(Vec<Outgoing>),
+    /// Store all messages or none.
+    PublishAll(Vec<Outgoing>),
+    /// Take back a delayed message of a topic.
+    Cancel(TopicName, MessageId),
     /// Join a group on these topics.
     Join(MemberId, GroupName, Vec<TopicName>),
     /// Lease messages to a member.

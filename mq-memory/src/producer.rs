@@ -27,5 +27,12 @@ impl Producer for MemoryProducer {
         }
     }
 
+    async fn send_atomic(&self, batch: Vec<Outgoing>) -> Result<Vec<Receipt>> {
+        match self.shared.apply(Op::PublishAll(batch), &self.context)? {
+            Reply::Sent(verdicts) => verdicts.into_iter().collect(),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     async fn close(&self) {}
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use mq_core::driver::Outgoing;
 use mq_core::{
-    Budget, Error, ErrorKind, GroupName, GroupSettings, Message, Policy, Position, Receipt, Result, Start,
-    Timestamp, TopicInfo, TopicName, TopicSpec,
+    Budget, Error, ErrorKind, GroupName, GroupSettings, Message, MessageId, Policy, Position, Receipt,
+    Result, Start, Timestamp, TopicInfo, TopicName, TopicSpec,
 };
 
 use crate::group::{Group, Item, Leased};
@@ -83,6 +83,8 @@ impl State {
             Op::Publish(batch) => {
                 Ok(Reply::Sent(batch.into_iter().map(|outgoing| self.publish(outgoing, now)).collect()))
             }
+            Op::PublishAll(batch) => self.publish_all(batch, now).map(Reply::Sent),
+            Op::Cancel(topic, id) => self.topic_mut(&topic)?.cancel(&id, now).map(Reply::Count),
             Op::Join(member, group, topics) => self.join(member, group, topics).map(|()| Reply::Done),
             Op::Fetch(member, budget) => self.fetch(member, budget, now).map(Reply::Fetched),
             Op::Settle(member, batch) => {
@@ -153,10 +155,27 @@ impl State {
         Ok(())
     }
 
+    fn publish_all(&mut self, batch: Vec<Outgoing>, now: Timestamp) -> Result<Vec<Result<Receipt>>> {
+        for outgoing in &batch {
+            self.accept(outgoing)?;
+        }
+        Ok(batch.into_iter().map(|outgoing| self.publish(outgoing, now)).collect())
+    }
+
+    /// Returns the topic of a message that can be stored.
+    fn accept(&mut self, outgoing: &Outgoing) -> Result<&mut Topic> {
+        let topic = self.topic_mut(&outgoing.topic)?;
+        if outgoing.terms.require_group && topic.groups.is_empty() {
+            let text = "the topic has no group; declare one first, or send without `require_group`";
+            return Err(Error::new(ErrorKind::Unroutable, text));
+        }
+        Ok(topic)
+    }
+
     fn publish(&mut self, outgoing: Outgoing, now: Timestamp) -> Result<Receipt> {
-        let Outgoing { topic, message } = outgoing;
+        let topic = self.accept(&outgoing)?;
+        let message = outgoing.message;
         let id = message.id.clone();
-        let topic = self.topic_mut(&topic)?;
         match message.deliver_at {
             Some(at) if at > now => {
                 topic.offset += 1;
@@ -190,7 +209,7 @@ impl State {
             group.tick(now);
             batch.revoked.extend(group.revoked(member).into_iter().map(|(lane, epoch)| (index, lane, epoch)));
             let mut leased = Vec::new();
-            group.fetch(member, &mut budget, &mut leased);
+            group.fetch(member, &mut budget, now, &mut leased);
             batch.leased.extend(leased.into_iter().map(|leased| (index, leased)));
             batch.next_due = [batch.next_due, due, group.next_due()].into_iter().flatten().min();
         }
@@ -337,6 +356,17 @@ impl Topic {
         position
     }
 
+    /// Takes back a delayed message that is not due; returns how many there were.
+    fn cancel(&mut self, id: &MessageId, now: Timestamp) -> Result<u64> {
+        self.tick(now);
+        let found: Vec<_> =
+            self.delayed.iter().filter(|(_, message)| message.id == *id).map(|(key, _)| *key).collect();
+        for key in &found {
+            self.delayed.remove(key);
+        }
+        Ok(found.len() as u64)
+    }
+
     fn tick(&mut self, now: Timestamp) {
         while let Some(entry) = self.delayed.first_entry().filter(|entry| entry.key().0 <= now) {
             let message = entry.remove();
@@ -351,6 +381,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use mq_core::Terms;
     use mq_core::driver::Outcome;
 
     use super::*;
@@ -364,10 +395,11 @@ mod tests {
         let message = Message::with_id("x", serial.to_string()).key([member as u8]);
         let done = Done { subscription: 0, serial, epoch: 0, outcome: Outcome::Ack };
         match kind {
-            0 => Op::Publish(vec![Outgoing { topic, message }]),
+            0 => Op::Publish(vec![Outgoing { topic, message, terms: Terms::default() }]),
             1 => Op::Publish(vec![Outgoing {
                 topic,
                 message: message.deliver_at(Timestamp::from_millis(serial * 7)),
+                terms: Terms::default(),
             }]),
             2 => Op::Join(member, group, vec![topic]),
             3 => Op::Fetch(member, Budget { messages: 3, bytes: 100 }),

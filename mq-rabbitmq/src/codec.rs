@@ -39,7 +39,7 @@ pub(crate) struct Publication {
 
 /// Makes the publication of a message to its topic.
 pub(crate) fn to_topic(outgoing: Outgoing) -> Result<Publication> {
-    let Outgoing { topic, message } = outgoing;
+    let Outgoing { topic, message, .. } = outgoing;
     let subject = message.subject.as_deref().unwrap_or_default();
     let routing_key = short("the subject", subject)?;
     let native = NativeFields { subject: !routing_key_hides(&message), ..NativeFields::default() };

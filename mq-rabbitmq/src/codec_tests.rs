@@ -2,6 +2,8 @@ use mq_core::TopicName;
 use mq_core::envelope::Death;
 use proptest::prelude::*;
 
+use mq_core::Terms;
+
 use super::*;
 
 fn deliver(publication: Publication, returned: Option<i64>) -> Delivery {
@@ -16,7 +18,7 @@ fn deliver(publication: Publication, returned: Option<i64>) -> Delivery {
 }
 
 fn topic(message: Message) -> Outgoing {
-    Outgoing { topic: TopicName::new("orders").unwrap(), message }
+    Outgoing { topic: TopicName::new("orders").unwrap(), message, terms: Terms::default() }
 }
 
 fn with_headers(headers: &[(&str, AMQPValue)]) -> Delivery {

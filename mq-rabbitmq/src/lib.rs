@@ -22,8 +22,9 @@ mod topology;
 mod tracker;
 
 use mq_core::Capability::{
-    Broadcast, Confirm, CrashCount, DeadLetters, Delay, DelayedCount, Groups, InFlightCount, KeyOrder, Lease,
-    List, OutOfOrderAck, Peek, StartEarliest, StartTime,
+    Broadcast, CancelDelayed, Confirm, CrashCount, DeadLetters, Delay, DelayedCount, Groups, InFlightCount,
+    KeyOrder, Lease, List, OutOfOrderAck, Peek, Pending, RequiredRouting, StartEarliest, StartTime, Synced,
+    Transactions,
 };
 use mq_core::Support::{Emulated, Native, Unsupported};
 use mq_core::{Capabilities, Capability, Support};
@@ -50,4 +51,9 @@ const ENTRIES: &[(Capability, Support, &str)] = &[
     (List, Unsupported, "AMQP cannot list exchanges or queues"),
     (InFlightCount, Unsupported, "AMQP does not tell how many messages are unacknowledged"),
     (DelayedCount, Unsupported, "delayed messages of all groups share the same queues"),
+    (Transactions, Unsupported, "AMQP's are atomic for one queue alone, and a topic has many"),
+    (Synced, Native, "a quorum queue confirms what a majority has written to disk"),
+    (RequiredRouting, Native, "`mandatory`, on a channel of its own"),
+    (Pending, Unsupported, "AMQP does not list what is unacknowledged"),
+    (CancelDelayed, Unsupported, "AMQP cannot take a message out of the middle of a queue"),
 ];

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use mq_core::driver::{Outgoing, Producer};
 use mq_core::envelope::Envelope;
-use mq_core::{Error, ErrorKind, MessageId, Receipt, Result};
+use mq_core::{Error, ErrorKind, MessageId, Receipt, Result, TopicName};
 
 use crate::backend::Shared;
 use crate::codec::{self, Publication};
@@ -22,7 +22,7 @@ pub(crate) struct RabbitProducer {
     shards: Vec<Publisher>,
     /// The channel of the next messages without a key.
     next: AtomicUsize,
-    /// Delayed messages go to queues that must be there.
+    /// Delayed messages go to queues that must be there, and some to topics that must have a group.
     courier: Publisher,
 }
 
@@ -62,13 +62,13 @@ impl RabbitProducer {
 
     fn shard(&self, outgoing: &Outgoing, keyless: usize) -> usize {
         let shards = self.shards.len();
-        let Outgoing { topic, message } = outgoing;
+        let Outgoing { topic, message, .. } = outgoing;
         message.key.as_ref().map_or(keyless % shards, |key| names::shard(topic.as_str(), key, shards))
     }
 
     /// Hands what goes now to its channels, without waiting; what waits is kept for later.
     fn begin(&self, batch: Vec<Outgoing>) -> Sending {
-        let mut sending = Sending::new(batch.len(), self.shards.len());
+        let mut sending = Sending::new(batch.len(), self.shards.len() + 1);
         let keyless = self.turn();
         for (place, outgoing) in batch.into_iter().enumerate() {
             sending.ids.push(outgoing.message.id.clone());
@@ -77,30 +77,44 @@ impl RabbitProducer {
                 continue;
             }
             let shard = self.shard(&outgoing, keyless);
+            let required = outgoing.terms.require_group.then(|| outgoing.topic.clone());
             match codec::to_topic(outgoing) {
-                Ok(item) => self.add(&mut sending, shard, place, item),
+                Ok(mut item) => {
+                    let mut channel = shard;
+                    if let Some(topic) = required {
+                        item.mandatory = true;
+                        channel = self.shards.len();
+                        sending.required.push((place, topic));
+                    }
+                    self.add(&mut sending, channel, place, item);
+                }
                 Err(error) => sending.verdicts[place] = Some(Err(error)),
             }
         }
-        for shard in 0..self.shards.len() {
-            self.post(&mut sending, shard);
+        for channel in 0..=self.shards.len() {
+            self.post(&mut sending, channel);
         }
         sending
     }
 
-    fn add(&self, sending: &mut Sending, shard: usize, place: usize, item: Publication) {
-        let parcel = &mut sending.parcels[shard];
+    /// Returns a channel by its number: the shards, then the one that learns what reaches no queue.
+    fn channel(&self, number: usize) -> &Publisher {
+        self.shards.get(number).unwrap_or(&self.courier)
+    }
+
+    fn add(&self, sending: &mut Sending, channel: usize, place: usize, item: Publication) {
+        let parcel = &mut sending.parcels[channel];
         parcel.places.push(place);
         parcel.items.push(item);
-        if parcel.items.len() >= self.shards[shard].parcel_limit() {
-            self.post(sending, shard);
+        if parcel.items.len() >= self.channel(channel).parcel_limit() {
+            self.post(sending, channel);
         }
     }
 
-    fn post(&self, sending: &mut Sending, shard: usize) {
-        let Parcel { places, items } = std::mem::take(&mut sending.parcels[shard]);
+    fn post(&self, sending: &mut Sending, channel: usize) {
+        let Parcel { places, items } = std::mem::take(&mut sending.parcels[channel]);
         if !items.is_empty() {
-            sending.posted.push((places, self.shards[shard].post(items).apart()));
+            sending.posted.push((places, self.channel(channel).post(items).apart()));
         }
     }
 
@@ -157,7 +171,7 @@ impl RabbitProducer {
 
     /// Makes the publication to the lane that fits by now: to declare lanes may have taken a while.
     fn on_its_way(&self, outgoing: &Outgoing, rungs: &BTreeSet<usize>) -> Result<Publication> {
-        let Outgoing { topic, message } = outgoing;
+        let Outgoing { topic, message, .. } = outgoing;
         let Some(rung) = self.shared.delay.rung(message.deliver_at) else {
             return codec::to_topic(outgoing.clone());
         };
@@ -166,6 +180,19 @@ impl RabbitProducer {
         let target = Some(Target::Topic(topic.as_str()).to_string().into());
         let envelope = Envelope { target, ..Envelope::default() };
         codec::to_queue(&self.shared.delay.lane(*rung), message.clone(), &envelope)
+    }
+
+    /// Tells a topic without a group from a topic that is not there: either way the message came back.
+    async fn explain_returned(&self, sending: &mut Sending) {
+        for (place, topic) in std::mem::take(&mut sending.required) {
+            let verdict = &mut sending.verdicts[place];
+            if matches!(verdict, Some(Err(error)) if error.kind() == ErrorKind::NotFound)
+                && matches!(self.shared.topology.topic_exists(&topic).await, Ok(true))
+            {
+                let text = "the topic has no group; declare one first, or send without `require_group`";
+                *verdict = Some(Err(Error::new(ErrorKind::Unroutable, text)));
+            }
+        }
     }
 
     /// Fails for delayed messages to a topic that is not there; nobody would learn of it later.
@@ -199,12 +226,15 @@ struct Parcel {
 }
 
 /// A batch on its way.
+#[derive(Default)]
 struct Sending {
     ids: Vec<MessageId>,
     verdicts: Vec<Option<Result<()>>>,
     parcels: Vec<Parcel>,
     posted: Vec<(Vec<usize>, Posted)>,
     delayed: Vec<(usize, Outgoing)>,
+    /// Which of those that went now must reach a queue.
+    required: Vec<(usize, TopicName)>,
 }
 
 impl Sending {
@@ -213,7 +243,7 @@ impl Sending {
         parcels.resize_with(shards, Parcel::default);
         let mut verdicts = Vec::new();
         verdicts.resize_with(count, || None);
-        Self { ids: Vec::with_capacity(count), verdicts, parcels, posted: Vec::new(), delayed: Vec::new() }
+        Self { ids: Vec::with_capacity(count), verdicts, parcels, ..Self::default() }
     }
 
     fn receipts(self) -> Vec<Result<Receipt>> {
@@ -227,7 +257,9 @@ impl Sending {
 #[async_trait]
 impl Producer for RabbitProducer {
     async fn send(&self, mut batch: Vec<Outgoing>) -> Vec<Result<Receipt>> {
-        let now = |outgoing: &Outgoing| self.shared.delay.rung(outgoing.message.deliver_at).is_none();
+        let now = |outgoing: &Outgoing| {
+            !outgoing.terms.require_group && self.shared.delay.rung(outgoing.message.deliver_at).is_none()
+        };
         if batch.len() == 1
             && let Some(outgoing) = batch.pop_if(|outgoing| now(outgoing))
         {
@@ -246,6 +278,7 @@ impl Producer for RabbitProducer {
                 sending.verdicts[place] = Some(verdict);
             }
         }
+        self.explain_returned(&mut sending).await;
         sending.receipts()
     }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use mq_core::driver::{Admin, Context, DeadLetter, Page, Selection, Stats, TopicInfo};
+use mq_core::driver::{Admin, Context, DeadLetter, Page, Pending, Selection, Stats, TopicInfo};
 use mq_core::{
-    ErrorKind, GroupName, GroupSettings, Message, Policy, Position, Result, Start, Timestamp, TopicName,
-    TopicSpec,
+    ErrorKind, GroupName, GroupSettings, Message, MessageId, Policy, Position, Result, Start, Timestamp,
+    TopicName, TopicSpec,
 };
 use redis::Pipeline;
 
@@ -16,6 +16,7 @@ use crate::connection::{Link, checked};
 use crate::dead;
 use crate::entry::{self, EntryId, array, integer, text, unexpected};
 use crate::names::{GroupKeys, TopicKeys, topic_of};
+use crate::pending;
 use crate::scripts::Script;
 use crate::takeover::names;
 use crate::topology::{self, Missing, Registry, no_group, no_topic};
@@ -237,5 +238,25 @@ impl Admin for StreamAdmin {
             (codec::due(codec::decode_entry(&entry), &self.context.clock).0, Some(id.position(partition)))
         };
         Ok(found.into_iter().map(message).collect())
+    }
+
+    async fn pending(&self, topic: &TopicName, group: &GroupName, page: Page) -> Result<Vec<Pending>> {
+        let keys = self.existing(topic, group).await?;
+        pending::list(&self.link, &keys, page).await
+    }
+
+    async fn cancel_delayed(&self, topic: &TopicName, id: &MessageId) -> Result<bool> {
+        let keys = self.keys(topic).await?;
+        let (mut cursor, mut removed) = ("0".to_owned(), 0);
+        loop {
+            let mut cmd = Script::Cancel.call(&[&keys.delayed]);
+            cmd.arg(&cursor).arg(id.to_string());
+            let mut reply = array(self.link.query(&cmd).await?).into_iter();
+            cursor = reply.next().and_then(text).ok_or_else(|| unexpected("ZSCAN"))?;
+            removed += reply.next().as_ref().and_then(integer).unwrap_or(0);
+            if cursor == "0" {
+                return Ok(removed > 0);
+            }
+        }
     }
 }

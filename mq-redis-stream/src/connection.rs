@@ -239,6 +239,11 @@ impl Link {
         self.soon(self.deadline(), self.live()).await?
     }
 
+    /// Returns how long an answer may take.
+    pub(crate) fn response_timeout(&self) -> Duration {
+        self.response_timeout
+    }
+
     /// Returns when what begins now must have ended.
     pub(crate) fn deadline(&self) -> Instant {
         Instant::now() + self.response_timeout

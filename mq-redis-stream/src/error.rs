@@ -36,7 +36,7 @@ pub(crate) fn from_reply(error: ServerError) -> Error {
 pub(crate) fn refused(error: ServerError) -> Error {
     let error = from_reply(error);
     match error.kind() {
-        ErrorKind::Unauthorized | ErrorKind::NotFound => error,
+        ErrorKind::Unauthorized | ErrorKind::NotFound | ErrorKind::Unavailable => error,
         _ => error.with_kind(ErrorKind::Rejected),
     }
 }
@@ -155,6 +155,7 @@ mod tests {
         let Ok(redis::Value::ServerError(error)) = redis::parse_redis_value(b"-OOM used memory\r\n") else {
             panic!("an error reply");
         };
-        assert_eq!(refused(error).kind(), ErrorKind::Rejected);
+        let error = refused(error);
+        assert!(error.is_retryable() && !error.is_unknown_outcome(), "{error}");
     }
 }

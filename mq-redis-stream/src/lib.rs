@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod admin;
+mod atomic;
 mod backend;
 mod codec;
 mod config;
@@ -16,12 +17,14 @@ mod member;
 mod names;
 mod order;
 mod partition;
+mod pending;
 mod producer;
 mod reader;
 mod resp;
 mod scripts;
 mod settle;
 mod source;
+mod synced;
 mod takeover;
 mod topology;
 mod upkeep;
@@ -66,7 +69,11 @@ pub const CAPABILITIES: Capabilities = Capabilities {
         (Capability::SubjectFilter, Support::Unsupported, "not there yet"),
         (Capability::Expiry, Support::Unsupported, "not there yet"),
         (Capability::Priority, Support::Unsupported, "not there yet"),
-        (Capability::Transactions, Support::Unsupported, "not there yet"),
+        (Capability::Transactions, Support::Native, "one script adds all or nothing"),
         (Capability::HoldKey, Support::Unsupported, "not there yet"),
+        (Capability::Synced, Support::Native, "WAITAOF, on a server of 7.2 or later with `appendonly yes`"),
+        (Capability::RequiredRouting, Support::Emulated, "a script that looks for a group before it adds"),
+        (Capability::Pending, Support::Native, "XPENDING"),
+        (Capability::CancelDelayed, Support::Emulated, "a search through what waits, taken out in one step"),
     ],
 };

@@ -11,9 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use mq_core::driver::{Context, Outgoing, Producer};
 use mq_core::envelope::Envelope;
-use mq_core::{Error, ErrorKind, Receipt, Result, Timestamp, TopicName};
+use mq_core::{Durability, Error, ErrorKind, Receipt, Result, Timestamp, TopicName};
 use parking_lot::Mutex;
 use redis::{Cmd, Pipeline, Value};
+use tokio::sync::OnceCell;
 
 use crate::codec::{self, MAX_HEADERS};
 use crate::connection::{Link, Live};
@@ -23,6 +24,7 @@ use crate::names::TopicKeys;
 use crate::order::Order;
 use crate::partition::of_key;
 use crate::scripts::Script;
+use crate::synced;
 use crate::topology::{self, Registry};
 
 /// The most commands and bytes of one round trip.
@@ -34,22 +36,24 @@ const TRIM_EVERY: Duration = Duration::from_secs(30);
 
 /// Sends messages.
 pub(crate) struct StreamProducer {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     /// Who holds it hands messages to the connection; its queue is the order of the calls.
-    gate: tokio::sync::Mutex<Gate>,
+    pub(crate) gate: tokio::sync::Mutex<Gate>,
     trimmer: tokio::task::AbortHandle,
+    /// Set once the server is known to tell when a write is on disk.
+    can_sync: OnceCell<()>,
 }
 
-struct Shared {
-    link: Link,
-    registry: Arc<Registry>,
-    context: Context,
+pub(crate) struct Shared {
+    pub(crate) link: Link,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) context: Context,
     written: Mutex<HashSet<TopicName>>,
 }
 
 /// What sends share in their order.
-struct Gate {
-    order: Order,
+pub(crate) struct Gate {
+    pub(crate) order: Order,
     turn: u32,
 }
 
@@ -61,7 +65,8 @@ impl fmt::Debug for StreamProducer {
 
 /// Where the topics of a batch are.
 type Topics<'b> = HashMap<&'b TopicName, Result<Arc<TopicKeys>>>;
-type Replies = Result<Vec<Value>>;
+/// The replies, and whether what they tell of is on disk, if that was asked.
+type Replies = Result<(Vec<Value>, Result<()>)>;
 type InFlight<'a> = Pin<Box<dyn Future<Output = Replies> + Send + 'a>>;
 
 /// A pipeline on its way.
@@ -82,7 +87,7 @@ impl StreamProducer {
         let shared = Arc::new(Shared { link, registry, context, written: Mutex::default() });
         let trimmer = tokio::spawn(trim(shared.clone())).abort_handle();
         let gate = tokio::sync::Mutex::new(Gate { order: Order::default(), turn: fastrand::u32(..) });
-        Ok(Self { shared, gate, trimmer })
+        Ok(Self { shared, gate, trimmer, can_sync: OnceCell::new() })
     }
 
     /// Sends what has no verdict yet.
@@ -97,6 +102,7 @@ impl StreamProducer {
             Ok(live) => live,
             Err(error) => return fill(verdicts, &error),
         };
+        self.check_synced(batch, verdicts).await;
         let topics = self.topics(batch, verdicts).await;
         let mut chunks = self.hand_over(&mut gate, &live, batch, &topics, verdicts);
         for chunk in &mut chunks {
@@ -105,6 +111,24 @@ impl StreamProducer {
         drop(gate);
         for chunk in chunks {
             chunk.finish(batch, verdicts).await;
+        }
+    }
+
+    /// Passes if the server can tell when a write is on disk.
+    pub(crate) async fn can_sync(&self) -> Result<()> {
+        self.can_sync.get_or_try_init(|| synced::check(&self.shared.link)).await.map(drop)
+    }
+
+    /// Refuses what is to be on disk if the server has none to tell of.
+    async fn check_synced(&self, batch: &[Outgoing], verdicts: &mut [Option<Result<Receipt>>]) {
+        if !batch.iter().any(is_synced) {
+            return;
+        }
+        let Err(error) = self.can_sync().await else { return };
+        for (outgoing, verdict) in batch.iter().zip(verdicts) {
+            if is_synced(outgoing) && verdict.is_none() {
+                *verdict = Some(Err(error.duplicate()));
+            }
         }
     }
 
@@ -124,7 +148,7 @@ impl StreamProducer {
         found
     }
 
-    async fn topic(&self, topic: &TopicName) -> Result<Arc<TopicKeys>> {
+    pub(crate) async fn topic(&self, topic: &TopicName) -> Result<Arc<TopicKeys>> {
         let Shared { link, registry, context, .. } = &*self.shared;
         if let Some(keys) = topology::find_topic(link, registry, topic).await? {
             return Ok(keys);
@@ -150,6 +174,7 @@ impl StreamProducer {
         let mut chunks = Vec::with_capacity(1 + batch.len() / CHUNK.0);
         let mut pipeline = Pipeline::with_capacity(batch.len().min(CHUNK.0));
         let (mut places, mut bytes) = (Vec::with_capacity(batch.len().min(CHUNK.0)), 0);
+        let mut sync = false;
         for (place, (outgoing, verdict)) in batch.iter().zip(verdicts).enumerate() {
             if verdict.is_some() {
                 continue;
@@ -173,20 +198,32 @@ impl StreamProducer {
             pipeline.add_command(gate.command(outgoing, keys, partition, now));
             places.push((place, partition));
             bytes += outgoing.message.size();
+            sync |= is_synced(outgoing);
             if places.len() == CHUNK.0 || bytes >= CHUNK.1 {
-                chunks.push(self.chunk(live, std::mem::take(&mut pipeline), std::mem::take(&mut places)));
-                bytes = 0;
+                let full = (std::mem::take(&mut pipeline), std::mem::take(&mut places));
+                chunks.push(self.chunk(live, full.0, full.1, sync));
+                (bytes, sync) = (0, false);
             }
         }
         if !places.is_empty() {
-            chunks.push(self.chunk(live, pipeline, places));
+            chunks.push(self.chunk(live, pipeline, places, sync));
         }
         chunks
     }
 
-    fn chunk<'a>(&'a self, live: &Live, pipeline: Pipeline, places: Vec<(usize, u32)>) -> Chunk<'a> {
+    fn chunk<'a>(
+        &'a self,
+        live: &Live,
+        pipeline: Pipeline,
+        places: Vec<(usize, u32)>,
+        synced: bool,
+    ) -> Chunk<'a> {
         let (link, live) = (&self.shared.link, live.clone());
-        let send = async move { link.pipeline_on(live, &pipeline).await };
+        let send = async move {
+            let replies = link.pipeline_on(live.clone(), &pipeline).await?;
+            let on_disk = if synced { synced::wait(link, live).await } else { Ok(()) };
+            Ok((replies, on_disk))
+        };
         Chunk { reply: Step::Waiting(Box::pin(send)), places }
     }
 
@@ -212,7 +249,11 @@ impl StreamProducer {
     }
 }
 
-fn too_many_headers(count: usize) -> Error {
+pub(crate) fn is_synced(outgoing: &Outgoing) -> bool {
+    outgoing.terms.durability == Durability::Synced
+}
+
+pub(crate) fn too_many_headers(count: usize) -> Error {
     Error::new(
         ErrorKind::InvalidInput,
         format!("the message has {count} headers; Redis Streams takes at most {MAX_HEADERS}"),
@@ -226,7 +267,7 @@ fn fill(verdicts: &mut [Option<Result<Receipt>>], error: &Error) {
 }
 
 impl Gate {
-    fn partition(&mut self, outgoing: &Outgoing, keys: &TopicKeys) -> u32 {
+    pub(crate) fn partition(&mut self, outgoing: &Outgoing, keys: &TopicKeys) -> u32 {
         match &outgoing.message.key {
             _ if keys.partitions == 1 => 0,
             Some(key) => of_key(key, keys.partitions),
@@ -249,6 +290,11 @@ impl Gate {
             return cmd;
         }
         let (arguments, size) = codec::room(message);
+        if outgoing.terms.require_group {
+            let mut cmd = Script::Publish.call_sized(&[stream], arguments, size);
+            codec::append(&mut cmd, message, &envelope);
+            return cmd;
+        }
         let mut cmd = Cmd::with_capacity(4 + arguments, stream.len() + 16 + size);
         cmd.arg("XADD").arg(stream).arg("NOMKSTREAM").arg("*");
         codec::append(&mut cmd, message, &envelope);
@@ -280,11 +326,15 @@ impl Chunk<'_> {
             Step::Done(replies) => replies,
         };
         match replies {
-            Ok(replies) => {
+            Ok((replies, on_disk)) => {
                 let mut replies = replies.into_iter();
                 for (place, partition) in self.places {
-                    let reply = replies.next().unwrap_or_default();
-                    verdicts[place] = Some(verdict(reply, &batch[place], partition));
+                    let outgoing = &batch[place];
+                    let mut verdict = verdict(replies.next().unwrap_or_default(), outgoing, partition);
+                    if let (Ok(_), Err(error), true) = (&verdict, &on_disk, is_synced(outgoing)) {
+                        verdict = Err(unanswered(error));
+                    }
+                    verdicts[place] = Some(verdict);
                 }
             }
             Err(error) => {
@@ -304,10 +354,16 @@ fn verdict(reply: Value, outgoing: &Outgoing, partition: u32) -> Result<Receipt>
         Value::Nil => Err(topology::no_topic(&outgoing.topic)),
         reply => match integer(&reply) {
             Some(0) => Err(topology::no_topic(&outgoing.topic)),
+            Some(-1) => Err(unroutable()),
             Some(_) => receipt(None),
             None => Err(unexpected("XADD").with_kind(ErrorKind::UnknownOutcome)),
         },
     }
+}
+
+pub(crate) fn unroutable() -> Error {
+    let text = "the topic has no group; declare one first, or send without `require_group`";
+    Error::new(ErrorKind::Unroutable, text)
 }
 
 /// Removes what is settled from the topics that were written to, for topics without consumers.
@@ -339,6 +395,10 @@ impl Producer for StreamProducer {
         }
         let lost = || Err(unexpected("XADD").with_kind(ErrorKind::UnknownOutcome));
         verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(lost)).collect()
+    }
+
+    async fn send_atomic(&self, batch: Vec<Outgoing>) -> Result<Vec<Receipt>> {
+        self.send_all(&batch).await
     }
 
     async fn close(&self) {

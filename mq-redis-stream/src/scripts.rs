@@ -30,9 +30,12 @@ pub(crate) enum Script {
     DeleteTopic,
     Leftovers,
     Stats,
+    Publish,
+    Atomic,
+    Cancel,
 }
 
-const SOURCES: [(Script, &str); 21] = [
+const SOURCES: [(Script, &str); 24] = [
     (Script::EnsureTopic, include_str!("lua/ensure_topic.lua")),
     (Script::EnsureGroup, include_str!("lua/ensure_group.lua")),
     (Script::Join, include_str!("lua/join.lua")),
@@ -54,6 +57,9 @@ const SOURCES: [(Script, &str); 21] = [
     (Script::DeleteTopic, include_str!("lua/delete_topic.lua")),
     (Script::Leftovers, include_str!("lua/leftovers.lua")),
     (Script::Stats, include_str!("lua/stats.lua")),
+    (Script::Publish, include_str!("lua/publish.lua")),
+    (Script::Atomic, include_str!("lua/atomic.lua")),
+    (Script::Cancel, include_str!("lua/cancel.lua")),
 ];
 
 static SCRIPTS: LazyLock<Vec<redis::Script>> = LazyLock::new(|| {

@@ -5,6 +5,7 @@ use futures_util::future::BoxFuture;
 
 use super::cases::{
     attempts, cancel, dead, delay, faults, flow, groups, inspect, lease, lifecycle, order, publish, settle,
+    terms, transactions,
 };
 use super::context::Context;
 use super::{fault_history, history};
@@ -84,6 +85,15 @@ pub fn manifest() -> Vec<Case> {
         Uses 1 "publish.limits_are_exact" publish::limits_are_exact: "keys and subjects are taken at their limits and refused one byte over, with the limit";
         Uses 11 "publish.one_at_a_time_in_order" publish::one_at_a_time_in_order: "sends that are awaited, queued, or polled once and dropped arrive in their order, none lost";
 
+        Uses 1 "terms.no_group_is_unroutable" terms::no_group_is_unroutable: "a message that requires a group and has none is refused and stored nowhere; once there is one it comes";
+        Uses 1 "terms.missing_topic_is_not_unroutable" terms::missing_topic_is_not_unroutable: "a missing topic is told from a topic without a group";
+        Uses 6 "terms.required_in_order" terms::required_in_order: "600 pipelined sends that require a group come in their order";
+        Uses 1 "terms.synced" terms::synced: "sends that wait for the disk are confirmed and come, batches, singles and delayed ones";
+        Uses 1 "terms.transient" terms::transient: "messages sent with the least durability come";
+        Uses 1 "transactions.all_are_stored" transactions::all_are_stored: "601 messages to two topics, one of them delayed, are committed as one and all come";
+        Uses 1 "transactions.none_is_stored" transactions::none_is_stored: "if one message is refused none of the transaction is stored";
+        Uses 6 "transactions.in_order_with_sends" transactions::in_order_with_sends: "transactions among pipelined sends of a key keep the order";
+
         Uses 7 "groups.topics_are_isolated" groups::topics_are_isolated: "messages of one topic never come from another";
         Uses 2 "groups.every_group_gets_everything" groups::every_group_gets_everything: "each of three groups gets every message";
         Uses 2 "groups.one_group_shares" groups::one_group_shares: "two members share a group's messages: each some, none twice";
@@ -148,6 +158,7 @@ pub fn manifest() -> Vec<Case> {
         Uses 5 "delay.longer_than_the_lease" delay::longer_than_the_lease: "a retry delay of five leases is one attempt";
         Uses 5 "delay.defer_waits" delay::defer_waits: "a deferred message comes after its time, uncounted";
         Uses 5 "delay.past_and_short" delay::past_and_short: "what is due already, or in 1 ms, comes at once";
+        Uses 5 "delay.cancel" delay::cancel: "a delayed message can be taken back before it is due, once; retries and other messages stay";
         Uses 5 "delay.years" delay::years: "delays of 1, 10 and 30 years are kept and hold up nothing";
 
         Uses 6 "order.single_consumer" order::single_consumer: "one member gets each key's messages in order, one at a time";
@@ -169,6 +180,7 @@ pub fn manifest() -> Vec<Case> {
 
         Uses 8 "inspect.counts" inspect::counts: "ready, in flight and dead are exact when quiet, or null";
         Uses 8 "inspect.delayed_count" inspect::delayed_count: "delayed is exact, or null";
+        Uses 4 "inspect.pending" inspect::pending: "what consumers hold is listed with owner, idle time and attempt, page by page; looking changes nothing";
         Uses 8 "inspect.zero_in_the_end" inspect::zero_in_the_end: "after acks, retries and defers all counts are zero";
         Uses 8 "inspect.peek_disturbs_nobody" inspect::peek_disturbs_nobody: "a peek shows the message and takes it from nobody";
         Uses 8 "inspect.topics_are_listed" inspect::topics_are_listed: "topics are listed, without derived names";
@@ -204,6 +216,7 @@ pub fn manifest() -> Vec<Case> {
         Hurts 9 "faults.connections_cut" faults::connections_cut: "all connections cut 20 times while both sides work: nothing confirmed is lost, and both go on after each";
         Hurts 9 "faults.half_open" faults::half_open: "on connections that carry nothing for 8 s a send ends in time, as unknown or unavailable, and both sides go on within the bound";
         Hurts 9 "faults.unreachable_then_back" faults::unreachable_then_back: "a broker that is away is a typed error in time, and when it is back both sides go on within the bound";
+        Hurts 1 "faults.retried_until_back" terms::retried_until_the_broker_is_back: "with a send retry, sends begun while the broker is away are confirmed when it is back";
         Hurts 2 "faults.history" fault_history::row: "a seeded history of sends, settlements and faults loses nothing confirmed, and nothing unexplained happens";
     }
 }

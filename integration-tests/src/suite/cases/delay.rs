@@ -1,9 +1,9 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
-use mq::{GroupSettings, Message, Timestamp};
+use mq::{Capability, ErrorKind, GroupSettings, Message, Timestamp};
 
-use crate::suite::context::{Context, body, drain, one, quiet, send, send_with, take};
+use crate::suite::context::{Context, body, drain, expect_kind, one, quiet, send, send_with, take};
 use crate::suite::manifest::Verdict;
 
 fn now() -> Timestamp {
@@ -182,5 +182,32 @@ pub(crate) async fn years(context: Context) -> Result<Verdict> {
     let delayed = context.stats(&topic, "g").await?.delayed;
     // What is sent for later may be counted for the topic's groups only when it is due.
     ensure!(delayed.is_none_or(|delayed| (1..=3).contains(&delayed)), "{delayed:?} delayed");
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn cancel(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let (admin, publisher) = (context.admin(), context.publisher(&topic).await?);
+    if !context.has(Capability::CancelDelayed) {
+        expect_kind(admin.cancel_delayed(&topic, &"x".into()).await, ErrorKind::Unsupported)?;
+        return Ok(Verdict::Unsupported);
+    }
+    let later = |id: &str, delay| Message::with_id(id.to_owned(), id).deliver_at(SystemTime::now() + delay);
+    publisher.send(Message::with_id("retried", "retried")).await?;
+    one(&subscriber).await?.retry(Duration::from_millis(900)).await?;
+    for number in 0..1200 {
+        publisher.enqueue(later(&format!("far{number}"), Duration::from_secs(3600))).await?.await?;
+    }
+    publisher.send(later("cancelled", Duration::from_millis(900))).await?;
+    publisher.send(later("cancelled2", Duration::from_millis(900))).await?;
+    ensure!(!admin.cancel_delayed(&topic, &"unknown".into()).await?, "cancelled what is not there");
+    ensure!(!admin.cancel_delayed(&topic, &"retried".into()).await?, "cancelled a retry");
+    ensure!(admin.cancel_delayed(&topic, &"cancelled".into()).await?, "did not cancel");
+    ensure!(!admin.cancel_delayed(&topic, &"cancelled".into()).await?, "cancelled twice");
+    ensure!(admin.cancel_delayed(&topic, &"far1100".into()).await?, "did not cancel one of many");
+    let came = drain(&subscriber, 2).await?;
+    ensure!(came == ["cancelled2", "retried"], "{came:?}");
+    quiet(&subscriber).await?;
     Ok(Verdict::Pass)
 }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mq::{Capability, ErrorKind, Message, Start, TopicSpec};
+use mq::{Capability, ErrorKind, Message, Page, Start, TopicSpec};
 
 use crate::suite::context::{Context, expect_kind, send, take};
 use crate::suite::manifest::Verdict;
@@ -132,5 +132,43 @@ pub(crate) async fn delete_topic(context: Context) -> Result<Verdict> {
             Ok(())
         })
         .await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn pending(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let group = context.group("g");
+    let page = |offset, limit| Page { offset, limit };
+    let subscriber = context.subscriber(&topic, "g").prefetch(30).open().await?;
+    if !context.has(Capability::Pending) {
+        let listed = context.admin().pending(&topic, &group, page(0, 10)).await;
+        expect_kind(listed, ErrorKind::Unsupported)?;
+        return Ok(Verdict::Unsupported);
+    }
+    send(&context.publisher(&topic).await?, "m", 25).await?;
+    let mut held = take(&subscriber, 25).await?;
+    for delivery in held.drain(..5) {
+        delivery.retry(Duration::ZERO).await?;
+    }
+    held.extend(take(&subscriber, 5).await?);
+    for _ in 0..20 {
+        let mut listed = context.admin().pending(&topic, &group, page(0, 10)).await?;
+        listed.extend(context.admin().pending(&topic, &group, page(10, 100)).await?);
+        ensure!(listed.len() == 25, "{} listed", listed.len());
+        for delivery in &held {
+            let Some(entry) = listed.iter().find(|entry| entry.id == delivery.message().id) else {
+                anyhow::bail!("{delivery:?} is held and not listed");
+            };
+            ensure!(entry.attempt == delivery.attempt() && !entry.owner.is_empty(), "{entry:?} {delivery:?}");
+            ensure!(entry.idle.is_none_or(|idle| idle < Duration::from_secs(60)), "{entry:?}");
+        }
+    }
+    ensure!(context.admin().pending(&topic, &group, page(25, 10)).await?.is_empty(), "beyond the end");
+    for delivery in held {
+        delivery.ack().await?;
+    }
+    ensure!(context.admin().pending(&topic, &group, page(0, 10)).await?.is_empty(), "settled and listed");
+    let unknown = context.admin().pending(&topic, &context.group("unknown"), page(0, 10)).await;
+    expect_kind(unknown, ErrorKind::NotFound)?;
     Ok(Verdict::Pass)
 }

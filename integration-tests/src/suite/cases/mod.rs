@@ -13,3 +13,5 @@ pub(super) mod lifecycle;
 pub(super) mod order;
 pub(super) mod publish;
 pub(super) mod settle;
+pub(super) mod terms;
+pub(super) mod transactions;
