@@ -33,9 +33,10 @@ pub(crate) enum Script {
     Publish,
     Atomic,
     Cancel,
+    Trimmed,
 }
 
-const SOURCES: [(Script, &str); 24] = [
+const SOURCES: [(Script, &str); 25] = [
     (Script::EnsureTopic, include_str!("lua/ensure_topic.lua")),
     (Script::EnsureGroup, include_str!("lua/ensure_group.lua")),
     (Script::Join, include_str!("lua/join.lua")),
@@ -60,6 +61,7 @@ const SOURCES: [(Script, &str); 24] = [
     (Script::Publish, include_str!("lua/publish.lua")),
     (Script::Atomic, include_str!("lua/atomic.lua")),
     (Script::Cancel, include_str!("lua/cancel.lua")),
+    (Script::Trimmed, include_str!("lua/trimmed.lua")),
 ];
 
 static SCRIPTS: LazyLock<Vec<redis::Script>> = LazyLock::new(|| {

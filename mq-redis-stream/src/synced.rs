@@ -65,8 +65,8 @@ mod tests {
 
     #[test]
     fn servers_are_judged_by_their_settings() {
-        let info =
-            |version, aof| judge(&format!("# Server\r\nredis_version:{version}\r\naof_enabled:{aof}\r\n"));
+        let text = |version, aof| format!("# Server\r\nredis_version:{version}\r\naof_enabled:{aof}\r\n");
+        let info = |version, aof| judge(&text(version, aof), Some("everysec"));
         assert!(info("7.2.4", 1).is_ok() && info("8.0.0", 1).is_ok() && info("10.1", 1).is_ok());
         assert_eq!(info("7.0.15", 1).unwrap_err().kind(), ErrorKind::Unsupported);
         let error = info("7.4.0", 0).unwrap_err();

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mq_core::{
     Error, ErrorKind, Event, Events, GroupName, GroupSettings, Result, Start, TopicName, TopicSpec,
@@ -151,7 +152,11 @@ pub(crate) async fn ensure_topic(
     check_topic(topic, spec, count, &kept)?;
     remember(registry, topic, count);
     if missing == Missing::Create {
-        registry.with(topic, |known| known.declared = Some(spec.clone()));
+        // As it is: whoever makes it again must not give it another number of partitions.
+        let mut declared = spec.clone();
+        declared.partitions = Some(count);
+        declared.retention = declared.retention.or_else(|| kept.parse().ok().map(Duration::from_millis));
+        registry.with(topic, |known| known.declared = Some(declared));
     }
     Ok(made)
 }
@@ -280,6 +285,25 @@ pub(crate) async fn trim(link: &Link, keys: &TopicKeys) -> Result<()> {
     }
     for reply in link.pipeline(&pipeline).await? {
         checked(reply)?;
+    }
+    Ok(())
+}
+
+/// Tells of what was removed before a group read it.
+pub(crate) async fn tell_trimmed(link: &Link, events: &Events, keys: &GroupKeys) -> Result<()> {
+    let streams = &keys.topic.streams;
+    let mut pipeline = Pipeline::with_capacity(streams.len());
+    for (partition, stream) in streams.iter().enumerate() {
+        let mut cmd = Script::Trimmed.call(&[stream, &keys.topic.groups]);
+        cmd.arg(keys.group.as_str()).arg(partition);
+        pipeline.add_command(cmd);
+    }
+    for (stream, reply) in streams.iter().zip(link.pipeline(&pipeline).await?) {
+        if let Some(count @ 1..) = integer(&checked(reply)?) {
+            let group = &keys.group;
+            let what = format!("{count} entries of {stream} were removed before group {group} read them");
+            events.emit(Event::Lost { what });
+        }
     }
     Ok(())
 }

@@ -55,6 +55,8 @@ pub(crate) async fn join(member: &Arc<Member>) -> Result<()> {
     for (subscribed, reply) in member.subscribed.iter().zip(member.control.pipeline(&pipeline).await?) {
         let gone = integer(&checked(reply)?).unwrap_or(0);
         subscribed.takeover.store(gone > 0, Ordering::Release);
+        // Before it reads: what comes next would hide the gap.
+        topology::tell_trimmed(&member.control, &member.context.events, &subscribed.keys).await?;
     }
     {
         let mut state = member.state.lock();
@@ -145,6 +147,7 @@ impl Rounds {
         if beat {
             for subscribed in &member.subscribed {
                 takeover::strays(member, subscribed).await?;
+                topology::tell_trimmed(&member.control, &member.context.events, &subscribed.keys).await?;
             }
         }
         self.tidy(member).await?;

@@ -4,8 +4,8 @@ use anyhow::Result;
 use futures_util::future::BoxFuture;
 
 use super::cases::{
-    attempts, cancel, dead, delay, faults, flow, groups, inspect, lease, lifecycle, order, publish, settle,
-    terms, transactions,
+    attempts, cancel, dead, delay, faults, flow, groups, inspect, lease, lifecycle, operator, order, publish,
+    settle, terms, transactions,
 };
 use super::context::Context;
 use super::{fault_history, history};
@@ -88,7 +88,7 @@ pub fn manifest() -> Vec<Case> {
         Uses 1 "terms.no_group_is_unroutable" terms::no_group_is_unroutable: "a message that requires a group and has none is refused and stored nowhere; once there is one it comes";
         Uses 1 "terms.missing_topic_is_not_unroutable" terms::missing_topic_is_not_unroutable: "a missing topic is told from a topic without a group";
         Uses 6 "terms.required_in_order" terms::required_in_order: "600 pipelined sends that require a group come in their order";
-        Uses 1 "terms.synced" terms::synced: "sends that wait for the disk are confirmed and come, batches, singles and delayed ones";
+        Hurts 1 "terms.synced" terms::synced: "sends that wait for the disk are confirmed and come, batches, singles and delayed ones";
         Uses 1 "terms.transient" terms::transient: "messages sent with the least durability come";
         Uses 1 "transactions.all_are_stored" transactions::all_are_stored: "601 messages to two topics, one of them delayed, are committed as one and all come";
         Uses 1 "transactions.none_is_stored" transactions::none_is_stored: "if one message is refused none of the transaction is stored";
@@ -217,6 +217,12 @@ pub fn manifest() -> Vec<Case> {
         Hurts 9 "faults.half_open" faults::half_open: "on connections that carry nothing for 8 s a send ends in time, as unknown or unavailable, and both sides go on within the bound";
         Hurts 9 "faults.unreachable_then_back" faults::unreachable_then_back: "a broker that is away is a typed error in time, and when it is back both sides go on within the bound";
         Hurts 1 "faults.retried_until_back" terms::retried_until_the_broker_is_back: "with a send retry, sends begun while the broker is away are confirmed when it is back";
+        Hurts 9 "operator.group_deleted" operator::group_deleted: "what holds a group's share is deleted with the broker's own tool: an event says so, it is made again, both sides go on";
+        Hurts 9 "operator.everything_deleted" operator::everything_deleted: "all that is stored is deleted: an event says so, topic and group are made again, both sides go on";
+        Hurts 9 "operator.everything_deleted_ordered" operator::everything_deleted_ordered: "the same with an ordered group";
+        Hurts 9 "operator.trimmed_before_read" operator::trimmed_before_read: "messages removed before a group read them are an event, and what follows comes";
+        Hurts 10 "operator.out_of_memory" operator::out_of_memory: "a broker without memory takes no more, and lets deliver and ack what it holds; with memory all goes on";
+        Hurts 9 "operator.credentials_revoked" operator::credentials_revoked: "a user that is removed: both sides end as Unauthorized within 10 s, and no password shows";
         Hurts 2 "faults.history" fault_history::row: "a seeded history of sends, settlements and faults loses nothing confirmed, and nothing unexplained happens";
     }
 }

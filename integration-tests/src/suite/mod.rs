@@ -10,6 +10,7 @@ mod cut;
 mod fault_history;
 mod faulty;
 mod gaps;
+mod harm;
 mod harness;
 mod history;
 mod manifest;

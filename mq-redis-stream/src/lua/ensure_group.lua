@@ -22,6 +22,8 @@ local function has(stream)
   end
   return false
 end
+-- Of each partition's entries, how many were there or gone before and are not for this group.
+local foreign = {}
 for p = 0, count - 1 do
   local stream, inbox = partition(base, count, p), partition(ARGV[7], count, p)
   if not has(stream) then
@@ -29,10 +31,13 @@ for p = 0, count - 1 do
     redis.call('XGROUP', 'CREATE', stream, group, start, 'MKSTREAM')
     made = 1
   end
+  local info, facts = redis.call('XINFO', 'STREAM', stream), {}
+  for i = 1, #info, 2 do facts[info[i]] = info[i + 1] end
+  foreign[p + 1] = facts['entries-added'] - (start == '$' and 0 or facts['length'])
   if not has(inbox) then redis.call('XGROUP', 'CREATE', inbox, group, '0', 'MKSTREAM') end
 end
 if not stored and create then
-  stored = '{"format":1,"declared_at":' .. number(clock()) .. ',"settings":' .. ARGV[3] .. '}'
+  stored = '{"format":1,"declared_at":' .. number(clock()) .. ',"base":[' .. table.concat(foreign, ',') .. '],"settings":' .. ARGV[3] .. '}'
   redis.call('HSET', KEYS[2], group, stored)
 end
 return {made, stored or ''}

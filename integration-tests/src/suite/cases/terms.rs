@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use mq::{Capability, Durability, ErrorKind, GroupSettings, Message, SendRetry, TopicSpec};
 
 use crate::suite::context::{Context, body, drain, expect_kind, one, quiet, send, send_with};
+use crate::suite::harm::Operator;
 use crate::suite::manifest::Verdict;
 
 pub(crate) async fn no_group_is_unroutable(context: Context) -> Result<Verdict> {
@@ -62,6 +63,9 @@ pub(crate) async fn synced(context: Context) -> Result<Verdict> {
         expect_kind(builder.await.map(drop), ErrorKind::Unsupported)?;
         return Ok(Verdict::Unsupported);
     }
+    if let Some(broker) = context.harness.broker() {
+        Operator(broker).sync(true).await?;
+    }
     let publisher = builder.await?;
     let subscriber = context.subscribe(&topic, "g").await?;
     let mut sent = send(&publisher, "m", 1200).await?;
@@ -70,6 +74,9 @@ pub(crate) async fn synced(context: Context) -> Result<Verdict> {
     sent.extend(["later".into(), "single".into()]);
     sent.sort();
     ensure!(drain(&subscriber, sent.len()).await? == sent, "not what was sent");
+    if let Some(broker) = context.harness.broker() {
+        Operator(broker).sync(false).await?;
+    }
     Ok(Verdict::Pass)
 }
 

@@ -1,0 +1,199 @@
+//! What is done to the broker from outside: never silence, and everybody goes on.
+
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, ensure};
+use mq::{ErrorKind, Event, GroupSettings, Message, Publisher, Subscriber};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use crate::suite::context::{Context, PATIENCE, body, expect_kind, one, quiet, send, take};
+use crate::suite::harm::{Operator, PASSWORD};
+use crate::suite::manifest::Verdict;
+
+/// How long both sides may take to go on: 10 s, for Kafka also its session and a rebalance.
+fn bound(context: &Context) -> Duration {
+    Duration::from_secs(15) + context.harness.session_bound()
+}
+
+async fn until_event(events: &mut Receiver<Event>, wanted: impl Fn(&Event) -> bool) -> Result<Event> {
+    let wait = async {
+        loop {
+            match events.recv().await {
+                Ok(event) if wanted(&event) => return Ok(event),
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return Err(anyhow!("the client is gone")),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.map_err(|_| anyhow!("no event told of it in {PATIENCE:?}"))?
+}
+
+/// Sends new messages until one of them comes.
+async fn go_on(context: &Context, publisher: &Publisher, subscriber: &Subscriber) -> Result<()> {
+    let within = bound(context);
+    let sending = async {
+        for number in 0.. {
+            // Refused while the broker is being put right.
+            drop(publisher.send(Message::new(format!("after{number}"))).await);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let receiving = async {
+        loop {
+            let delivery = subscriber.receive().await?;
+            let came = body(&delivery);
+            // Stale if it was the broker's before.
+            drop(delivery.ack().await);
+            if came.starts_with("after") {
+                return anyhow::Ok(());
+            }
+        }
+    };
+    tokio::select! {
+        () = sending => Err(anyhow!("unreachable")),
+        received = tokio::time::timeout(within, receiving) => {
+            received.map_err(|_| anyhow!("it does not go on within {within:?}"))?
+        }
+    }
+}
+
+/// Uses both sides, lets `hurt` happen, and expects an event of a rebuilding and that both go on.
+async fn rebuilt_after(
+    context: &Context,
+    settings: GroupSettings,
+    hurt: impl AsyncFnOnce(Operator<'_>, &mq::TopicName) -> Result<bool>,
+) -> Result<Verdict> {
+    let Some(broker) = context.harness.broker() else { return Ok(Verdict::Unsupported) };
+    let topic = context.topic();
+    let subscriber = context.subscribe_as(&topic, "g", settings).await?;
+    let mut events = context.client.events();
+    let publisher = context.publisher(&topic).await?;
+    send(&publisher, "before", 20).await?;
+    for delivery in take(&subscriber, 20).await? {
+        delivery.ack().await?;
+    }
+    if !hurt(Operator(broker), &topic).await? {
+        return Ok(Verdict::Unsupported);
+    }
+    until_event(&mut events, |event| matches!(event, Event::Rebuilt { .. })).await?;
+    go_on(context, &publisher, &subscriber).await?;
+    subscriber.close(Duration::from_secs(10)).await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn group_deleted(context: Context) -> Result<Verdict> {
+    let group = context.group("g");
+    rebuilt_after(&context, GroupSettings::default(), async |operator, topic| {
+        operator.delete_group(topic, &group).await
+    })
+    .await
+}
+
+pub(crate) async fn everything_deleted(context: Context) -> Result<Verdict> {
+    rebuilt_after(&context, GroupSettings::default(), async |operator, _| operator.delete_all().await).await
+}
+
+pub(crate) async fn everything_deleted_ordered(context: Context) -> Result<Verdict> {
+    let settings = GroupSettings::default().ordered();
+    rebuilt_after(&context, settings, async |operator, _| operator.delete_all().await).await
+}
+
+pub(crate) async fn trimmed_before_read(context: Context) -> Result<Verdict> {
+    let Some(broker) = context.harness.broker() else { return Ok(Verdict::Unsupported) };
+    let topic = context.topic();
+    let group = context.group("g");
+    let admin = context.admin();
+    let spec = mq::TopicSpec::default().partitions(1);
+    admin.ensure_topic(&topic, &spec).await?;
+    admin.ensure_group(&topic, &group, &GroupSettings::default()).await?;
+    let publisher = context.publisher(&topic).await?;
+    send(&publisher, "gone", 50).await?;
+    if !Operator(broker).trim(&topic).await? {
+        return Ok(Verdict::Unsupported);
+    }
+    let mut events = context.client.events();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    send(&publisher, "kept", 5).await?;
+    let event = until_event(&mut events, |event| matches!(event, Event::Lost { .. })).await?;
+    ensure!(format!("{event:?}").contains(topic.as_str()), "{event:?} does not name {topic}");
+    for delivery in take(&subscriber, 5).await? {
+        ensure!(body(&delivery).starts_with("kept"), "{delivery:?}");
+        delivery.ack().await?;
+    }
+    quiet(&subscriber).await?;
+    Ok(Verdict::Pass)
+}
+
+/// Without memory a broker takes no more, and says so or keeps senders waiting; what it holds is
+/// delivered and acked all the same.
+pub(crate) async fn out_of_memory(context: Context) -> Result<Verdict> {
+    let Some(broker) = context.harness.broker() else { return Ok(Verdict::Unsupported) };
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let publisher = context.publisher(&topic).await?;
+    send(&publisher, "m", 60).await?;
+    let held = take(&subscriber, 30).await?;
+    if !Operator(broker).starve(true).await? {
+        return Ok(Verdict::Unsupported);
+    }
+    let starved = starved(&publisher, &subscriber, held).await;
+    Operator(broker).starve(false).await?;
+    starved?;
+    go_on(&context, &publisher, &subscriber).await?;
+    context.until_empty(&topic, "g").await?;
+    Ok(Verdict::Pass)
+}
+
+async fn starved(publisher: &Publisher, subscriber: &Subscriber, held: Vec<mq::Delivery>) -> Result<()> {
+    let refused =
+        tokio::time::timeout(Duration::from_secs(8), publisher.send(Message::new("too much"))).await;
+    match refused {
+        // It waits for the broker.
+        Err(_) => {}
+        Ok(Err(error)) => ensure!(error.is_retryable(), "{error}"),
+        Ok(Ok(_)) => anyhow::bail!("a broker without memory confirmed a message"),
+    }
+    for delivery in held.into_iter().chain(take(subscriber, 30).await?) {
+        let acked = tokio::time::timeout(Duration::from_secs(10), delivery.ack()).await;
+        acked.map_err(|_| anyhow!("an ack hangs"))??;
+    }
+    // Longer than a session: whoever cannot tell that it lives would be taken for dead.
+    let silent = tokio::time::timeout(Duration::from_secs(14), subscriber.receive()).await;
+    match silent {
+        Err(_) => Ok(()),
+        // The one that was sent, if the broker took it after all.
+        Ok(Ok(delivery)) if body(&delivery) == "too much" => Ok(delivery.ack().await?),
+        Ok(other) => anyhow::bail!("{other:?} though nothing was sent"),
+    }
+}
+
+pub(crate) async fn credentials_revoked(context: Context) -> Result<Verdict> {
+    let Some(broker) = context.harness.broker() else { return Ok(Verdict::Unsupported) };
+    let operator = Operator(broker);
+    if !operator.make_user().await? {
+        return Ok(Verdict::Unsupported);
+    }
+    let client = mq::connect(&operator.url_of_user()).await?;
+    let topic = context.topic();
+    let subscriber = client.subscriber(&topic, context.group("g")).open().await?;
+    let publisher = client.publisher(&topic).await?;
+    publisher.send(Message::new("before")).await?;
+    one(&subscriber).await?.ack().await?;
+    operator.remove_user().await?;
+    let ended = tokio::time::timeout(Duration::from_secs(10), subscriber.receive()).await;
+    let ended = ended.map_err(|_| anyhow!("a consumer without rights goes on in silence"))?;
+    let told = expect_kind(ended.map(|delivery| body(&delivery)), ErrorKind::Unauthorized)?;
+    // What was on its way when the connection ended may be unknown; then it is refused.
+    let refused = context.until(|| async {
+        let sent = tokio::time::timeout(Duration::from_secs(5), publisher.send(Message::new("after"))).await;
+        let sent = sent.map_err(|_| anyhow!("a send without rights hangs"))?;
+        expect_kind(sent, ErrorKind::Unauthorized)
+    });
+    let refused = refused.await?;
+    for error in [told, refused] {
+        ensure!(!format!("{error} {error:?}").contains(PASSWORD), "a password shows");
+    }
+    let closed = tokio::time::timeout(Duration::from_secs(15), client.close(Duration::from_secs(5))).await;
+    drop(closed.map_err(|_| anyhow!("close hangs"))?);
+    Ok(Verdict::Pass)
+}

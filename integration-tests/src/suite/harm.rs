@@ -1,0 +1,135 @@
+//! What an operator can do to a broker with its own tools, behind the library's back.
+
+use anyhow::{Context as _, Result};
+use mq::{GroupName, TopicName};
+
+use crate::brokers::{Broker, BrokerKind};
+
+/// The user whose rights are taken away.
+pub(super) const USER: &str = "operator-made";
+/// That user's password; it must show nowhere.
+pub(super) const PASSWORD: &str = "canary-of-the-operator";
+
+/// Where Kafka's own tools reach it inside its container: what it advertises is for the outside.
+const INTERNAL_PORT: u16 = 9093;
+
+/// Hurts a broker by its own tools. `Ok(false)`: this kind of broker has nothing like it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Operator<'b>(pub(super) &'b Broker);
+
+impl Operator<'_> {
+    async fn sh(self, script: String) -> Result<()> {
+        self.0.exec(["sh", "-c", &script]).await.map(drop).with_context(|| format!("running {script}"))
+    }
+
+    async fn redis(self, command: String) -> Result<bool> {
+        self.sh(format!("redis-cli -e {command}")).await.map(|()| true)
+    }
+
+    async fn rabbitmq(self, command: String) -> Result<bool> {
+        self.sh(format!("rabbitmqctl -q {command}")).await.map(|()| true)
+    }
+
+    async fn kafka(self, tool: &str, arguments: String) -> Result<bool> {
+        let java = format!("java -cp '/opt/kafka/libs/*' org.apache.kafka.tools.{tool}");
+        self.sh(format!("{java} --bootstrap-server localhost:{INTERNAL_PORT} {arguments}"))
+            .await
+            .map(|()| true)
+    }
+
+    /// Deletes what holds a group's share of a topic.
+    pub(super) async fn delete_group(self, topic: &TopicName, group: &GroupName) -> Result<bool> {
+        match self.0.kind() {
+            BrokerKind::Redis => self.redis(format!("XGROUP DESTROY {topic} {group}")).await,
+            BrokerKind::RabbitMq => self.rabbitmq(format!("delete_queue {topic}..{group}")).await,
+            BrokerKind::Kafka => {
+                self.kafka("TopicCommand", format!("--delete --topic {topic}..{group}..inbox")).await
+            }
+        }
+    }
+
+    /// Deletes all there is.
+    pub(super) async fn delete_all(self) -> Result<bool> {
+        match self.0.kind() {
+            BrokerKind::Redis => self.redis("FLUSHALL".into()).await,
+            BrokerKind::RabbitMq => {
+                self.rabbitmq("stop_app".into()).await?;
+                self.rabbitmq("reset".into()).await?;
+                self.rabbitmq("start_app".into()).await
+            }
+            BrokerKind::Kafka => self.kafka("TopicCommand", "--delete --topic '[^_].*'".into()).await,
+        }
+    }
+
+    /// Removes a topic's messages, read or not. RabbitMQ tells nobody of a purged queue.
+    pub(super) async fn trim(self, topic: &TopicName) -> Result<bool> {
+        match self.0.kind() {
+            BrokerKind::Redis => self.redis(format!("XTRIM {topic} MAXLEN 0")).await,
+            BrokerKind::RabbitMq => Ok(false),
+            BrokerKind::Kafka => {
+                let json = format!(
+                    r#"{{"partitions":[{{"topic":"{topic}","partition":0,"offset":-1}}],"version":1}}"#
+                );
+                self.sh(format!("echo '{json}' > /tmp/trim.json")).await?;
+                self.kafka("DeleteRecordsCommand", "--offset-json-file /tmp/trim.json".into()).await
+            }
+        }
+    }
+
+    /// Sets the memory the broker may use to nothing, or back to what it was.
+    pub(super) async fn starve(self, starve: bool) -> Result<bool> {
+        match self.0.kind() {
+            BrokerKind::Redis => {
+                self.redis(format!("CONFIG SET maxmemory {}", if starve { "1" } else { "0" })).await
+            }
+            BrokerKind::RabbitMq => {
+                let mark = if starve { "0.0001" } else { "0.6" };
+                self.rabbitmq(format!("set_vm_memory_high_watermark {mark}")).await
+            }
+            BrokerKind::Kafka => Ok(false),
+        }
+    }
+
+    /// Makes [`USER`], who may do everything.
+    pub(super) async fn make_user(self) -> Result<bool> {
+        match self.0.kind() {
+            BrokerKind::Redis => {
+                self.redis(format!("ACL SETUSER {USER} reset on '>{PASSWORD}' '~*' '&*' '+@all'")).await
+            }
+            BrokerKind::RabbitMq => {
+                self.rabbitmq(format!("add_user {USER} {PASSWORD}")).await?;
+                self.rabbitmq(format!("set_permissions {USER} '.*' '.*' '.*'")).await
+            }
+            BrokerKind::Kafka => Ok(false),
+        }
+    }
+
+    /// Removes [`USER`] and ends the user's connections.
+    pub(super) async fn remove_user(self) -> Result<()> {
+        match self.0.kind() {
+            BrokerKind::Redis => self.redis(format!("ACL DELUSER {USER}")).await.map(drop),
+            BrokerKind::RabbitMq => {
+                self.rabbitmq(format!("delete_user {USER}")).await?;
+                self.rabbitmq(format!("close_all_user_connections {USER} removed")).await.map(drop)
+            }
+            BrokerKind::Kafka => Ok(()),
+        }
+    }
+
+    /// Lets writes reach the disk while a row asks for that.
+    pub(super) async fn sync(self, on: bool) -> Result<()> {
+        if self.0.kind() == BrokerKind::Redis {
+            let value = if on { "everysec" } else { "no" };
+            self.redis(format!("CONFIG SET appendfsync {value}")).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the URL with [`USER`]'s credentials.
+    pub(super) fn url_of_user(self) -> String {
+        let url = self.0.url();
+        let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+        let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
+        format!("{scheme}://{USER}:{PASSWORD}@{address}")
+    }
+}
