@@ -221,6 +221,7 @@ pub fn manifest() -> Vec<Case> {
         Hurts 9 "operator.everything_deleted" operator::everything_deleted: "all that is stored is deleted: an event says so, topic and group are made again, both sides go on";
         Hurts 9 "operator.everything_deleted_ordered" operator::everything_deleted_ordered: "the same with an ordered group";
         Hurts 9 "operator.trimmed_before_read" operator::trimmed_before_read: "messages removed before a group read them are an event, and what follows comes";
+        Hurts 9 "operator.trimmed_while_read" operator::trimmed_while_read: "messages removed while a member reads come all the same, or an event tells of them";
         Hurts 10 "operator.out_of_memory" operator::out_of_memory: "a broker without memory takes no more, and lets deliver and ack what it holds; with memory all goes on";
         Hurts 9 "operator.credentials_revoked" operator::credentials_revoked: "a user that is removed: both sides end as Unauthorized within 10 s, and no password shows";
         Hurts 2 "faults.history" fault_history::row: "a seeded history of sends, settlements and faults loses nothing confirmed, and nothing unexplained happens";

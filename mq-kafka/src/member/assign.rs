@@ -1,5 +1,6 @@
 //! What happens when partitions come and go.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +9,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use mq_core::Result;
 use mq_core::driver::{Lane, ReleaseGuard, Revocation};
+use mq_core::{Event, Result};
 use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
@@ -99,10 +100,12 @@ impl MemberContext {
 
     fn assign(&self, consumer: &Native, partitions: &mut TopicPartitionList) {
         let Some(native) = self.native.get().and_then(Weak::upgrade) else { return };
-        for start in self.shared.starts(consumer, partitions) {
+        let starts = self.shared.starts(consumer, partitions);
+        let oldest = self.shared.oldest(consumer, partitions);
+        for start in starts {
             let source = &self.shared.sources[start.source];
             let lane = source.lane(start.partition);
-            let from = start.tracker.position();
+            let from = self.shared.present(&oldest, lane, start.tracker.position());
             let epoch = self.shared.books.lock().own(lane, start.tracker);
             match native.split_partition_queue(&source.topic, start.partition) {
                 Some(queue) => self.tell(Command::Add(self.queue((lane, epoch), start.source, queue))),
@@ -251,6 +254,40 @@ impl Shared {
             return Ok(if *start > high { low } else { *start });
         }
         Ok(watermarks(consumer, source, partition)?.0)
+    }
+
+    /// Asks for the oldest offset that each partition has; without an answer the broker refuses
+    /// what it does not have, and the member begins anew.
+    fn oldest(&self, consumer: &Native, partitions: &TopicPartitionList) -> HashMap<Lane, i64> {
+        if partitions.count() == 0 {
+            return HashMap::new();
+        }
+        let mut asked = partitions.clone();
+        let answer = asked
+            .set_all_offsets(Offset::Beginning)
+            .and_then(|()| consumer.offsets_for_times(asked, ANSWER))
+            .inspect_err(|error| self.inner.context.events.failed("read positions", &from_native(error)));
+        let Ok(answer) = answer else { return HashMap::new() };
+        let oldest = |element: TopicPartitionListElem<'_>| match element.offset() {
+            Offset::Offset(offset) if element.error().is_ok() => Some((self.lane(&element)?, offset)),
+            _ => None,
+        };
+        answer.elements().into_iter().filter_map(oldest).collect()
+    }
+
+    /// Returns where to fetch from: what the broker removed before the group read it is told and passed over.
+    fn present(&self, oldest: &HashMap<Lane, i64>, lane: Lane, position: i64) -> i64 {
+        let Some(oldest) = oldest.get(&lane).copied().filter(|oldest| *oldest > position) else {
+            return position;
+        };
+        let topic = self.source_of(lane).map_or("", |source| &source.topic);
+        let (partition, group) = (super::partition_of(lane), &self.name);
+        let what = format!(
+            "offsets {position} to {} of {topic} partition {partition} were removed before group {group} read them",
+            oldest - 1
+        );
+        self.inner.context.events.emit(Event::Lost { what });
+        oldest
     }
 
     /// Whether a committed offset is of this topic, not of one of the same name that was deleted.

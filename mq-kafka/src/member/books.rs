@@ -155,12 +155,6 @@ impl Books {
         }
     }
 
-    /// Returns the offset after the last message of a lane that the member fetched.
-    pub(crate) fn position(&self, (lane, epoch): Ownership) -> Option<i64> {
-        let owned = self.lanes.get(&lane).filter(|owned| owned.epoch == epoch)?;
-        Some(owned.tracker.position())
-    }
-
     /// Takes in what was polled. What was done before, or is no longer this member's, is left out.
     pub(crate) fn add(&mut self, mut chunk: Chunk) {
         let Some(owned) = self.lanes.get_mut(&chunk.lane) else { return };

@@ -70,8 +70,8 @@ impl Life {
             spawn("commit", move || commit::run(&shared, &native, || stopped.load(Ordering::Acquire)))?
         };
         let poll = {
-            let (shared, native) = (shared.clone(), native.clone());
-            spawn("poll", move || poll::run(&shared, &native, &commands))?
+            let shared = shared.clone();
+            spawn("poll", move || poll::run(&shared, &commands))?
         };
         Ok(Self { native, poll, commit, stopped })
     }

@@ -4,18 +4,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use mq_core::Event;
 use mq_core::driver::{Incoming, Token};
 use mq_core::envelope::{Envelope, InPlace};
 use rdkafka::Message as _;
-use rdkafka::consumer::Consumer;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::topic_partition_list::Offset;
 
 use super::books::{Chunk, Ownership};
-use super::{MemberContext, Native, Shared, Source, partition_of};
+use super::{MemberContext, Shared, Source, partition_of};
 use crate::codec::{Arena, decode_into};
 use crate::producer::position;
 
@@ -45,7 +42,7 @@ pub(super) struct Queue {
     pub(super) ready: Arc<AtomicBool>,
 }
 
-pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, commands: &mpsc::Receiver<Command>) {
+pub(super) fn run(shared: &Arc<Shared>, commands: &mpsc::Receiver<Command>) {
     *shared.poller.lock() = Some(std::thread::current());
     let mut queues: Vec<Queue> = Vec::new();
     let mut memory = Memory { arena: Arena::default(), spent: Vec::new() };
@@ -64,7 +61,7 @@ pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, commands: &mpsc::R
         }
         let mut worked = false;
         for queue in &queues {
-            worked |= drain(shared, native, queue, &mut memory);
+            worked |= drain(shared, queue, &mut memory);
         }
         if !worked {
             std::thread::park_timeout(IDLE);
@@ -77,7 +74,7 @@ pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, commands: &mpsc::R
 }
 
 /// Takes a burst from a queue; returns whether there was anything.
-fn drain(shared: &Shared, native: &Native, queue: &Queue, memory: &mut Memory) -> bool {
+fn drain(shared: &Shared, queue: &Queue, memory: &mut Memory) -> bool {
     if !queue.ready.load(Ordering::Acquire) {
         return false;
     }
@@ -108,7 +105,7 @@ fn drain(shared: &Shared, native: &Native, queue: &Queue, memory: &mut Memory) -
                 bytes += record.payload_len() + record.key_len();
                 messages.push(incoming(queue, source, &record, memory));
             }
-            Some(Err(error)) => recover(shared, native, queue, source, &error),
+            Some(Err(error)) => recover(shared, queue, source, &error),
         }
     }
     if messages.is_empty() {
@@ -167,31 +164,12 @@ fn incoming(
     incoming
 }
 
-/// Where the broker no longer has what comes next, goes on with the oldest it has.
-fn recover(shared: &Shared, native: &Native, queue: &Queue, source: &Source, error: &KafkaError) {
+/// Where the broker no longer has what comes next, the native client stops for good: the member begins
+/// anew, and goes on with the oldest there is.
+fn recover(shared: &Shared, queue: &Queue, source: &Source, error: &KafkaError) {
     let partition = partition_of(queue.ownership.0);
-    if !matches!(error.rdkafka_error_code(), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange)) {
-        tracing::debug!(target: "mq", topic = %source.topic, partition, %error, "the native consumer reports an error");
-        return;
+    if matches!(error.rdkafka_error_code(), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange)) {
+        shared.gone.store(true, Ordering::Release);
     }
-    let sought =
-        native.fetch_watermarks(&source.topic, partition, Duration::from_secs(5)).and_then(|(low, high)| {
-            if shared.books.lock().position(queue.ownership).is_some_and(|position| position > high) {
-                // The topic was deleted and made anew, by somebody else.
-                shared.gone.store(true, Ordering::Release);
-            }
-            native.seek(&source.topic, partition, Offset::Offset(low), Duration::from_secs(5)).map(|()| low)
-        });
-    match sought {
-        Ok(low) => shared.inner.context.events.emit(Event::Lost {
-            what: format!(
-                "messages of {} partition {partition} before offset {low}: retention removed them",
-                source.topic
-            ),
-        }),
-        Err(error) => {
-            shared.inner.context.events.failed("seek", &crate::error::from_native(&error));
-            queue.ready.store(true, Ordering::Release);
-        }
-    }
+    tracing::debug!(target: "mq", topic = %source.topic, partition, %error, "the native consumer reports an error");
 }

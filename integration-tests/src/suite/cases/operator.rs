@@ -124,6 +124,35 @@ pub(crate) async fn trimmed_before_read(context: Context) -> Result<Verdict> {
     Ok(Verdict::Pass)
 }
 
+pub(crate) async fn trimmed_while_read(context: Context) -> Result<Verdict> {
+    let Some(broker) = context.harness.broker() else { return Ok(Verdict::Unsupported) };
+    let topic = context.topic();
+    let spec = mq::TopicSpec::default().partitions(1);
+    let subscriber = context.subscriber(&topic, "g").spec(spec).prefetch(1).open().await?;
+    let mut events = context.client.events();
+    let publisher = context.publisher(&topic).await?;
+    send(&publisher, "m", 50).await?;
+    let held = one(&subscriber).await?;
+    if !Operator(broker).trim(&topic).await? {
+        return Ok(Verdict::Unsupported);
+    }
+    // Either the broker still held them for this consumer, or they are gone and an event says so.
+    let came = async {
+        drop(held.ack().await);
+        for _ in 1..50 {
+            one(&subscriber).await?.ack().await?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        told = until_event(&mut events, |event| matches!(event, Event::Lost { .. })) => drop(told?),
+        came = came => came?,
+    }
+    go_on(&context, &publisher, &subscriber).await?;
+    context.until_empty(&topic, "g").await?;
+    Ok(Verdict::Pass)
+}
+
 /// Without memory a broker takes no more, and says so or keeps senders waiting; what it holds is
 /// delivered and acked all the same.
 pub(crate) async fn out_of_memory(context: Context) -> Result<Verdict> {
