@@ -90,6 +90,20 @@ impl Operator<'_> {
         }
     }
 
+    /// Sets how many messages a group's queue takes before it refuses more; `None` takes the limit away.
+    pub(super) async fn limit(self, topic: &TopicName, group: &GroupName, most: Option<u32>) -> Result<bool> {
+        if self.0.kind() != BrokerKind::RabbitMq {
+            return Ok(false);
+        }
+        let command = match most {
+            Some(most) => format!(
+                r#"set_policy --apply-to queues mq-limit '^{topic}\.\.{group}$' '{{"max-length":{most},"overflow":"reject-publish"}}'"#
+            ),
+            None => "clear_policy mq-limit".into(),
+        };
+        self.rabbitmq(command).await
+    }
+
     /// Makes [`USER`], who may do everything.
     pub(super) async fn make_user(self) -> Result<bool> {
         match self.0.kind() {

@@ -51,7 +51,7 @@ pub(crate) async fn looking_changes_nothing(context: Context) -> Result<Verdict>
     let topic = context.topic();
     kill_some(&context, &topic, 10).await?;
     let first = context.admin().dead_letters(&topic, &context.group("g"), ALL).await?;
-    for _ in 0..50 {
+    for _ in 0..100 {
         let again = context.admin().dead_letters(&topic, &context.group("g"), ALL).await?;
         let same = first.iter().zip(&again).all(|(a, b)| a.message == b.message && a.envelope == b.envelope);
         ensure!(same && first.len() == again.len(), "{first:?}\nbecame {again:?}");

@@ -1,5 +1,6 @@
 //! What is done to the broker from outside: never silence, and everybody goes on.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
@@ -194,6 +195,44 @@ async fn starved(publisher: &Publisher, subscriber: &Subscriber, held: Vec<mq::D
         Ok(Ok(delivery)) if body(&delivery) == "too much" => Ok(delivery.ack().await?),
         Ok(other) => anyhow::bail!("{other:?} though nothing was sent"),
     }
+}
+
+/// One group's queue is full: what is refused is never said to be stored, and the other group has
+/// whatever was confirmed.
+pub(crate) async fn queue_full(context: Context) -> Result<Verdict> {
+    let Some(broker) = context.harness.broker() else { return Ok(Verdict::Unsupported) };
+    let topic = context.topic();
+    let (full, other) = (context.subscriber(&topic, "full"), context.subscribe(&topic, "other").await?);
+    context.admin().ensure_group(&topic, &context.group("full"), &GroupSettings::default()).await?;
+    if !Operator(broker).limit(&topic, &context.group("full"), Some(20)).await? {
+        return Ok(Verdict::Unsupported);
+    }
+    let publisher = context.publisher(&topic).await?;
+    let mut confirmed = BTreeSet::new();
+    let mut refused = 0;
+    for number in 0..60 {
+        let text = format!("m{number:02}");
+        match publisher.send(Message::new(text.clone())).await {
+            Ok(_) => drop(confirmed.insert(text)),
+            Err(error) => {
+                ensure!(error.is_unknown_outcome(), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    ensure!(refused > 20 && confirmed.len() >= 20, "{refused} refused, {} confirmed", confirmed.len());
+    Operator(broker).limit(&topic, &context.group("full"), None).await?;
+    let full = full.open().await?;
+    for subscriber in [&full, &other] {
+        let mut missing = confirmed.clone();
+        while !missing.is_empty() {
+            let delivery = one(subscriber).await?;
+            missing.remove(&body(&delivery));
+            delivery.ack().await?;
+        }
+    }
+    go_on(&context, &publisher, &full).await?;
+    Ok(Verdict::Pass)
 }
 
 pub(crate) async fn credentials_revoked(context: Context) -> Result<Verdict> {
