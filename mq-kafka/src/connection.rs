@@ -28,6 +28,7 @@ use crate::producer::{KafkaProducer, Reports, Sender, release};
 use crate::reader::Readers;
 use crate::routing::Routes;
 use crate::rungs;
+use crate::transaction::Transactions;
 use crate::verdicts::Verdict;
 
 /// How long a question to the broker may take.
@@ -60,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) forwarding: Forwarding,
     pub(crate) declared: Declared,
     pub(crate) routes: Routes,
+    pub(crate) transactions: Transactions,
     ladder: OnceCell<()>,
 }
 
@@ -93,6 +95,7 @@ impl KafkaBackend {
             forwarding: Forwarding::default(),
             declared: Declared::default(),
             routes: Routes::default(),
+            transactions: Transactions::default(),
             ladder: OnceCell::new(),
             config,
             context,

@@ -21,6 +21,7 @@ mod runs;
 mod settle;
 mod stats;
 mod tracker;
+mod transaction;
 mod verdicts;
 mod waiting;
 
@@ -63,7 +64,11 @@ pub const CAPABILITIES: Capabilities = Capabilities {
         (Capability::SubjectFilter, Support::Unsupported, "not there yet"),
         (Capability::Expiry, Support::Unsupported, "not there yet"),
         (Capability::Priority, Support::Unsupported, "a partition is read in order"),
-        (Capability::Transactions, Support::Unsupported, "not there yet"),
+        (
+            Capability::Transactions,
+            Support::Native,
+            "a transactional producer; groups read what is committed",
+        ),
         (Capability::HoldKey, Support::Unsupported, "not there yet"),
         (
             Capability::Synced,

@@ -26,6 +26,7 @@ use crate::connection::Inner;
 use crate::error::{from_delivery, from_native};
 use crate::link::Link;
 use crate::routing;
+use crate::transaction;
 use crate::verdicts::{Batches, Done, Ticket, Verdict};
 
 type Native = ThreadedProducer<Reports>;
@@ -152,6 +153,10 @@ impl fmt::Debug for Sender {
 
 impl Sender {
     pub(crate) fn new(config: &KafkaConfig, events: &Events) -> Result<Self> {
+        Self::with(Self::settings(config), config, events)
+    }
+
+    fn settings(config: &KafkaConfig) -> ClientConfig {
         let timeout = config.send_timeout.as_millis();
         let mut native = config.native();
         native
@@ -164,6 +169,19 @@ impl Sender {
             .set("request.timeout.ms", timeout.min(10_000).to_string())
             .set("queue.buffering.max.messages", "1000000")
             .set("queue.buffering.max.kbytes", "1048576");
+        native
+    }
+
+    /// Makes one whose records belong to transactions, which the broker ends after `open`.
+    pub(crate) fn transactional(config: &KafkaConfig, events: &Events, open: Duration) -> Result<Self> {
+        let mut native = Self::settings(config);
+        native
+            .set("transactional.id", format!("mq-{}", MessageId::generate()))
+            .set("transaction.timeout.ms", open.as_millis().to_string());
+        Self::with(native, config, events)
+    }
+
+    fn with(native: ClientConfig, config: &KafkaConfig, events: &Events) -> Result<Self> {
         Ok(Self {
             native: RwLock::new(create(&native, events)?),
             config: native,
@@ -275,6 +293,10 @@ impl Producer for KafkaProducer {
         self.queue(batch).await
     }
 
+    async fn send_atomic(&self, batch: Vec<Outgoing>) -> Result<Vec<Receipt>> {
+        transaction::send(&self.0, batch).await
+    }
+
     async fn close(&self) {
         self.0.sender.flush().await;
     }
@@ -324,7 +346,9 @@ impl KafkaProducer {
                 _ => records.push(codec::first(topic, &message)),
             }
         }
+        let queueing = self.0.transactions.order.read().await;
         let at_once = self.0.sender.send(records);
+        drop(queueing);
         if delayed.is_empty() {
             return ids
                 .into_iter()

@@ -5,6 +5,7 @@ use mq_core::{Error, ErrorKind, GroupName, Result, Start, Timestamp, TopicName, 
 use rdkafka::Message as _;
 use rdkafka::producer::Producer as _;
 use rdkafka::topic_partition_list::Offset;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use crate::codec;
@@ -65,6 +66,7 @@ pub(crate) fn of_group(inner: &Inner, topic: &TopicName, group: &GroupName) -> R
         let ends = inner.readers.offsets(name, partitions, Start::Latest)?;
         let beginnings = inner.readers.offsets(name, partitions, Start::Earliest)?;
         let mut heads = Vec::new();
+        let mut tally = Tally::default();
         for (partition, (end, beginning)) in (0..partitions).zip(ends.into_iter().zip(beginnings)) {
             let (offset, metadata) = committed.next().unwrap_or_default();
             let start = || {
@@ -81,30 +83,84 @@ pub(crate) fn of_group(inner: &Inner, topic: &TopicName, group: &GroupName) -> R
             let counts = count(from, end, &progress, consumers > 0);
             stats.ready = stats.ready.map(|ready| ready + counts.ready);
             stats.in_flight = stats.in_flight.map(|held| held + counts.in_flight);
-            heads.extend(counts.first.map(|first| (partition, Offset::Offset(first))));
+            if let Some(first) = counts.first {
+                heads.push((partition, Offset::Offset(first)));
+                tally.expect(partition, from, progress, counts.ready);
+            }
         }
-        stats.oldest_ready_at =
-            [stats.oldest_ready_at, oldest(inner, name, &heads)?].into_iter().flatten().min();
+        tally.look(inner, name, &heads)?;
+        stats.ready = stats.ready.map(|ready| ready - tally.absent());
+        stats.oldest_ready_at = [stats.oldest_ready_at, tally.oldest].into_iter().flatten().min();
     }
     stats.consumers = Some(consumers);
     stats.dead = Some(dead::count(&inner.readers, &dead)?);
     Ok(stats)
 }
 
-/// Returns when the oldest of the messages at these places was sent.
-fn oldest(inner: &Inner, topic: &str, heads: &[(i32, Offset)]) -> Result<Option<Timestamp>> {
-    let mut oldest: Option<Timestamp> = None;
-    let mut seen = Vec::with_capacity(heads.len());
-    let mut arena = codec::Arena::default();
-    inner.readers.scan(topic, heads, |record| {
-        if !seen.contains(&record.partition()) {
-            seen.push(record.partition());
-            let sent = codec::decode(record, topic, &mut arena).message.published_at;
-            oldest = [oldest, sent].into_iter().flatten().min();
+/// So much is read to tell messages from offsets that have none: the ends of transactions, and what
+/// compaction removed. Of what is behind, each offset is taken for a message.
+const LOOK: (u64, usize) = (2000, 4 << 20);
+
+/// What is found where messages are said to wait.
+#[derive(Debug, Default)]
+struct Tally {
+    waiting: HashMap<i32, Waiting>,
+    /// When the oldest was sent.
+    oldest: Option<Timestamp>,
+    /// Whether all there is was read.
+    complete: bool,
+}
+
+/// What waits in a partition.
+#[derive(Debug)]
+struct Waiting {
+    from: i64,
+    progress: Progress,
+    /// Offsets that may have a message.
+    offsets: u64,
+    /// Messages found.
+    found: u64,
+}
+
+impl Tally {
+    fn expect(&mut self, partition: i32, from: i64, progress: Progress, offsets: u64) {
+        self.waiting.insert(partition, Waiting { from, progress, offsets, found: 0 });
+    }
+
+    /// Reads from the first message of each partition on.
+    fn look(&mut self, inner: &Inner, topic: &str, heads: &[(i32, Offset)]) -> Result<()> {
+        let (mut arena, mut first, mut read) = (codec::Arena::default(), heads.len(), (0, 0));
+        self.complete = self.waiting.values().map(|waiting| waiting.offsets).sum::<u64>() <= LOOK.0;
+        inner.readers.scan(topic, heads, |record| {
+            read = (read.0 + 1, read.1 + record.payload_len());
+            if self.note(record.partition(), record.offset()) == 1 {
+                first -= 1;
+                let sent = codec::decode(record, topic, &mut arena).message.published_at;
+                self.oldest = [self.oldest, sent].into_iter().flatten().min();
+            }
+            self.complete &= read.1 <= LOOK.1;
+            // Without all there is, the first of each partition is enough.
+            let enough = !self.complete && (first == 0 || read.0 > LOOK.0);
+            if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+    }
+
+    /// Counts a message, unless it is done; returns which one of its partition it is.
+    fn note(&mut self, partition: i32, offset: i64) -> u64 {
+        let Some(waiting) = self.waiting.get_mut(&partition) else { return 0 };
+        let relative = u64::try_from(offset - waiting.from).unwrap_or(0);
+        if waiting.progress.done.iter().any(|run| run.contains(&relative)) {
+            return 0;
         }
-        if seen.len() == heads.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
-    Ok(oldest)
+        waiting.found += 1;
+        waiting.found
+    }
+
+    /// Returns how many offsets have no message, as far as that is known.
+    fn absent(&self) -> u64 {
+        let absent = |waiting: &Waiting| waiting.offsets.saturating_sub(waiting.found);
+        if self.complete { self.waiting.values().map(absent).sum() } else { 0 }
+    }
 }
 
 /// Returns how many members of a Kafka group are subscribed to a topic.
@@ -154,6 +210,17 @@ mod tests {
         assert_eq!(count(100, 100, &Progress::default(), true), Counts::default());
         let done = Progress { reserved: 1, done: std::iter::once(1..3).collect(), ..Progress::default() };
         assert_eq!(count(0, 4, &done, true), Counts { ready: 1, in_flight: 1, first: Some(3) });
+    }
+
+    #[test]
+    fn offsets_without_a_message_are_not_ready() {
+        let mut tally = Tally { complete: true, ..Tally::default() };
+        let done = Progress { done: std::iter::once(2..3).collect(), ..Progress::default() };
+        tally.expect(0, 100, done, 4);
+        assert_eq!([101, 102, 103].map(|offset| tally.note(0, offset)), [1, 0, 2]);
+        assert_eq!((tally.absent(), tally.note(9, 1)), (2, 0));
+        tally.complete = false;
+        assert_eq!(tally.absent(), 0);
     }
 
     #[test]
