@@ -217,6 +217,7 @@ pub fn manifest() -> Vec<Case> {
         Hurts 9 "faults.half_open" faults::half_open: "on connections that carry nothing for 8 s a send ends in time, as unknown or unavailable, and both sides go on within the bound";
         Hurts 9 "faults.unreachable_then_back" faults::unreachable_then_back: "a broker that is away is a typed error in time, and when it is back both sides go on within the bound";
         Hurts 1 "faults.retried_until_back" terms::retried_until_the_broker_is_back: "with a send retry, sends begun while the broker is away are confirmed when it is back";
+        Hurts 1 "transactions.whole_under_cuts" transactions::whole_under_cuts: "connections cut twelve times under transactions to two topics: what was stored comes whole, what was refused not at all, the unknown either way";
         Hurts 9 "operator.group_deleted" operator::group_deleted: "what holds a group's share is deleted with the broker's own tool: an event says so, it is made again, both sides go on";
         Hurts 9 "operator.everything_deleted" operator::everything_deleted: "all that is stored is deleted: an event says so, topic and group are made again, both sides go on";
         Hurts 9 "operator.everything_deleted_ordered" operator::everything_deleted_ordered: "the same with an ordered group";

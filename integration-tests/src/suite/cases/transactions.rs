@@ -1,6 +1,10 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
 use anyhow::{Result, ensure};
 use mq::{Capability, ErrorKind, GroupSettings, Message, Policy};
-use std::time::{Duration, SystemTime};
+use parking_lot::Mutex;
 
 use crate::suite::context::{Context, body, drain, expect_kind, one, quiet};
 use crate::suite::manifest::Verdict;
@@ -116,4 +120,114 @@ pub(crate) async fn in_order_with_sends(context: Context) -> Result<Verdict> {
         delivery.ack().await?;
     }
     Ok(Verdict::Pass)
+}
+
+/// How many messages a transaction under faults has.
+const EACH: usize = 4;
+/// How often [`whole_under_cuts`] cuts.
+const CUTS: usize = 12;
+
+/// What became of a transaction, as its sender knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Stored,
+    Refused,
+    Unknown,
+}
+
+/// Commits until `stop` says so or is gone; returns what was told of each.
+async fn keep_committing(
+    client: mq::Client,
+    topics: [mq::Publisher; 2],
+    stop: tokio::sync::watch::Receiver<bool>,
+) -> Result<Vec<Told>> {
+    let mut told = Vec::new();
+    while !stop.has_changed().unwrap_or(true) {
+        let mut transaction = client.transaction();
+        for part in 0..EACH {
+            transaction.add(&topics[part % 2], Message::new(format!("{}/{part}", told.len())))?;
+        }
+        told.push(match transaction.commit().await {
+            Ok(_) => Told::Stored,
+            Err(error) if error.is_unknown_outcome() => Told::Unknown,
+            Err(_) => Told::Refused,
+        });
+    }
+    Ok(told)
+}
+
+/// Acks all that comes, and notes which parts of which transaction; each comes at least once.
+async fn keep_noting(subscriber: mq::Subscriber, came: Arc<Mutex<BTreeSet<(usize, usize)>>>) -> Result<()> {
+    loop {
+        match subscriber.receive().await {
+            Ok(delivery) => {
+                let text = body(&delivery);
+                if let Some((transaction, part)) = text.split_once('/') {
+                    came.lock().insert((transaction.parse()?, part.parse()?));
+                }
+                // Stale if the broker took it back; then it comes again.
+                drop(delivery.ack().await);
+            }
+            Err(error) if error.kind() == ErrorKind::Closed => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+pub(crate) async fn whole_under_cuts(context: Context) -> Result<Verdict> {
+    if !supported(&context).await? {
+        return Ok(Verdict::Unsupported);
+    }
+    let Some(faulty) = context.harness.faulty().await? else { return Ok(Verdict::Unsupported) };
+    faulty.recover().await?;
+    let context = Context::new(faulty.harness(), "transactions.whole_under_cuts", context.seed).await?;
+    let names = [context.topic(), context.topic()];
+    let came = Arc::new(Mutex::new(BTreeSet::new()));
+    let mut noting = Vec::new();
+    let mut subscribers = Vec::new();
+    for topic in &names {
+        let subscriber = context.subscribe(topic, "g").await?;
+        noting.push(tokio::spawn(keep_noting(subscriber.clone(), came.clone())));
+        subscribers.push(subscriber);
+    }
+    let publishers = [context.publisher(&names[0]).await?, context.publisher(&names[1]).await?];
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let committing = tokio::spawn(keep_committing(context.client.clone(), publishers, stopped));
+    for _ in 0..CUTS {
+        let before = came.lock().len();
+        let on = context.until(|| async {
+            ensure!(came.lock().len() >= before + 3 * EACH, "nothing comes any more");
+            Ok(())
+        });
+        on.await?;
+        faulty.proxy().cut();
+    }
+    stop.send(true)?;
+    let told = committing.await??;
+    let all = context.until(|| async { judge(&told, &came.lock()) });
+    all.await?;
+    for topic in [&names[0], &names[1]] {
+        context.until_empty(topic, "g").await?;
+    }
+    judge(&told, &came.lock())?;
+    for (subscriber, noting) in subscribers.into_iter().zip(noting) {
+        subscriber.close(Duration::from_secs(10)).await?;
+        noting.await??;
+    }
+    Ok(Verdict::Pass)
+}
+
+/// What was stored came whole, what was refused not at all, and what is unknown either way.
+fn judge(told: &[Told], came: &BTreeSet<(usize, usize)>) -> Result<()> {
+    for (number, told) in told.iter().enumerate() {
+        let parts = came.range((number, 0)..(number + 1, 0)).count();
+        let right = match told {
+            Told::Stored => parts == EACH,
+            Told::Refused => parts == 0,
+            Told::Unknown => parts == 0 || parts == EACH,
+        };
+        ensure!(right, "{parts} of {EACH} messages of transaction {number} came, which was {told:?}");
+    }
+    ensure!(told.iter().any(|told| *told == Told::Stored), "no transaction was stored");
+    Ok(())
 }
