@@ -20,6 +20,7 @@ use crate::forward::Forwarder;
 use crate::producer::RabbitProducer;
 use crate::publish::{Mode, Publisher};
 use crate::settle::Copier;
+use crate::starts::Starts;
 use crate::topology::Topology;
 
 /// What all parts of a client share.
@@ -44,9 +45,10 @@ impl Shared {
         let consume = Link::new("consuming", config.clone(), events.clone());
         let topology = Arc::new(Topology::new(consume.clone(), config.request_timeout, events.clone()));
         let delay = Arc::new(Delay::new(topology.clone(), context.clock.clone()));
+        let starts = Starts::new(topology.clone(), events.clone());
         let courier =
             Publisher::start(publish.clone(), Mode::Checked, config.publish_window, config.publish_timeout);
-        let copier = Copier { courier, delay: delay.clone(), topology: topology.clone(), events };
+        let copier = Copier { courier, delay: delay.clone(), topology: topology.clone(), starts, events };
         Self { config, context, publish, consume, topology, delay, copier, forwarder: Arc::default() }
     }
 
