@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::RabbitMqConfig;
-use crate::error::{closed, from_native, heals, timed_out};
+use crate::error::{closed, from_native, heals, is_soft, timed_out};
 
 /// The shortest and the longest pause between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -108,6 +108,9 @@ impl Link {
                 left.map_or(self.config.request_timeout, |left| left.min(self.config.request_timeout));
             match timeout(within, connection.create_channel()).await {
                 Ok(Ok(channel)) => return Ok(channel),
+                // A number that comes round again: the native client still knows what the broker said
+                // when it closed that channel, and numbers that failed so are not given out again.
+                Ok(Err(error)) if is_soft(&error) && connection.status().connected() => {}
                 Ok(Err(error)) if connection.status().connected() => return Err(from_native(error)),
                 Ok(Err(_)) => {}
                 Err(_) => {

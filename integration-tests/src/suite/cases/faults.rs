@@ -172,7 +172,7 @@ async fn fate(context: &Context, topic: &TopicName, missing: &[String]) -> Resul
         .map(|letter| format!("{} {:?}", String::from_utf8_lossy(&letter.message.payload), letter.envelope))
         .collect();
     let some: Vec<_> = missing.iter().take(10).collect();
-    Ok(format!("{} confirmed never came, such as {some:?}; {stats:?}; dead letters {dead:?}", missing.len()))
+    Ok(format!("{} missing, such as {some:?}; {stats:?}; dead letters {dead:?}", missing.len()))
 }
 
 pub(crate) async fn connections_cut(context: Context) -> Result<Verdict> {
@@ -202,12 +202,11 @@ pub(crate) async fn connections_cut(context: Context) -> Result<Verdict> {
     }
     stop.send(true)?;
     sending.await?;
-    let all = context.until(|| async {
-        let missing = ledger.missing();
-        ensure!(missing.is_empty(), "{}", fate(&context, &topic, &missing).await?);
-        Ok(())
-    });
-    all.await?;
+    let all =
+        context.until(|| async { Ok(ensure!(ledger.missing().is_empty(), "some confirmed never came")) });
+    if let Err(error) = all.await {
+        return Err(error.context(fate(&context, &topic, &ledger.missing()).await?));
+    }
     subscriber.close(Duration::from_secs(10)).await?;
     receiving.await??;
     context.client.close(Duration::from_secs(5)).await?;
