@@ -150,9 +150,10 @@ impl Copier {
     async fn attempt(&self, copies: &[Copy], which: &[usize]) -> Verdicts {
         let mut rungs = BTreeSet::new();
         let made: Vec<_> = which.iter().map(|index| self.publication(&copies[*index], &mut rungs)).collect();
-        if let Err(error) = self.delay.ensure(&rungs).await {
-            return which.iter().map(|_| Err(error.duplicate())).collect();
-        }
+        let firm = match self.delay.ensure(&rungs).await {
+            Ok(firm) => firm,
+            Err(error) => return which.iter().map(|_| Err(error.duplicate())).collect(),
+        };
         let mut verdicts: Vec<Option<Result<()>>> = Vec::with_capacity(made.len());
         let mut items = Vec::with_capacity(made.len());
         for made in made {
@@ -165,6 +166,7 @@ impl Copier {
             });
         }
         let mut published = self.courier.publish(items).await.into_iter();
+        firm.wait().await;
         verdicts
             .into_iter()
             .map(|verdict| {
