@@ -34,6 +34,8 @@ const DECLARE: u32 = 5;
 /// members: it appends what is returned to what was returned before, so a member that could not take
 /// all of it at once would, when it leaves, put the first behind the rest.
 const ORDERED_WINDOW: u16 = 64;
+/// The size of a message, where a window in bytes is told to a broker that counts messages.
+const ASSUMED: usize = 16 << 10;
 
 pub(crate) struct RabbitConsumer {
     shared: Arc<Shared>,
@@ -135,7 +137,7 @@ impl RabbitConsumer {
                 max_attempts: settings.max_attempts,
             }));
         }
-        let share = window(self.options.prefetch.messages, lanes.len());
+        let share = window(self.options.prefetch, lanes.len());
         lanes.iter_mut().filter(|lane| !lane.ordered).for_each(|lane| lane.window = share);
         Ok(lanes)
     }
@@ -417,10 +419,12 @@ impl Consumer for RabbitConsumer {
 }
 
 /// Returns how many messages the broker may send ahead on each of several queues: a share of the
-/// whole, but never so few that one busy queue could not fill a small prefetch.
-fn window(prefetch: usize, queues: usize) -> u16 {
+/// whole, but never so few that one busy queue could not fill a small prefetch. The broker counts
+/// messages alone, so bytes are taken for messages of an [`ASSUMED`] size.
+fn window(prefetch: Budget, queues: usize) -> u16 {
     const SMALL: usize = 64;
-    let share = prefetch.div_ceil(queues.max(1)).max(SMALL).min(prefetch).max(1);
+    let most = prefetch.messages.min((prefetch.bytes / ASSUMED).max(SMALL));
+    let share = most.div_ceil(queues.max(1)).max(SMALL).min(most).max(1);
     u16::try_from(share).unwrap_or(u16::MAX)
 }
 
@@ -430,6 +434,8 @@ fn ignore_missing(error: Error) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use mq_core::driver::Budget;
+
     use super::window;
 
     #[test]
@@ -443,7 +449,15 @@ mod tests {
             (0, 1, 1),
             (100_000, 1, 65_535),
         ] {
+            let prefetch = Budget { messages: prefetch, bytes: usize::MAX };
             assert_eq!(window(prefetch, queues), each);
+        }
+    }
+
+    #[test]
+    fn windows_keep_to_the_bytes() {
+        for (bytes, queues, each) in [(64 << 20, 1, 1000), (8 << 20, 1, 512), (8 << 20, 2, 256), (1, 4, 64)] {
+            assert_eq!(window(Budget { messages: 1000, bytes }, queues), each);
         }
     }
 }
