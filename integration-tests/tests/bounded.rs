@@ -44,7 +44,6 @@ fn kafka_stays_within_its_windows() -> Result<()> {
 }
 
 #[test]
-#[ignore = "over the bound: see the known gaps in DESIGN.md"]
 fn rabbitmq_stays_within_its_windows() -> Result<()> {
     stays_within(BrokerKind::RabbitMq, "rabbitmq_stays_within_its_windows")
 }

@@ -1,4 +1,4 @@
-//! The backend: two connections and what runs on them.
+//! The backend: three connections and what runs on them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use crate::forward::Forwarder;
 use crate::producer::RabbitProducer;
 use crate::publish::{Mode, Publisher};
 use crate::settle::Copier;
+use crate::starts::Starts;
 use crate::topology::Topology;
 
 /// What all parts of a client share.
@@ -28,8 +29,10 @@ pub(crate) struct Shared {
     pub(crate) context: Context,
     /// Publishes only: the broker blocks such a connection when it runs out of room.
     pub(crate) publish: Arc<Link>,
-    /// Consumes and declares, and is never blocked.
+    /// Consumes, and is never blocked.
     pub(crate) consume: Arc<Link>,
+    /// Declares, looks, and is never blocked.
+    pub(crate) ask: Arc<Link>,
     pub(crate) topology: Arc<Topology>,
     pub(crate) delay: Arc<Delay>,
     pub(crate) copier: Copier,
@@ -42,23 +45,26 @@ impl Shared {
         let events = context.events.clone();
         let publish = Link::new("publishing", config.clone(), events.clone());
         let consume = Link::new("consuming", config.clone(), events.clone());
-        let topology = Arc::new(Topology::new(consume.clone(), config.request_timeout, events.clone()));
+        let ask = Link::for_questions(config.clone(), events.clone());
+        let topology = Arc::new(Topology::new(ask.clone(), config.request_timeout, events.clone()));
         let delay = Arc::new(Delay::new(topology.clone(), context.clock.clone()));
+        let starts = Starts::new(topology.clone(), events.clone());
         let courier =
-            Publisher::start(publish.clone(), Mode::Checked, config.publish_window, config.publish_timeout);
-        let copier = Copier { courier, delay: delay.clone(), topology: topology.clone(), events };
-        Self { config, context, publish, consume, topology, delay, copier, forwarder: Arc::default() }
+            Publisher::start([&publish, &ask], Mode::Checked, config.publish_window, config.publish_timeout);
+        let copier = Copier { courier, delay: delay.clone(), topology: topology.clone(), starts, events };
+        Self { config, context, publish, consume, ask, topology, delay, copier, forwarder: Arc::default() }
     }
 
     /// Starts another publisher that notices what reaches no queue.
     pub(crate) fn courier(&self, within: Duration) -> Publisher {
-        Publisher::start(self.publish.clone(), Mode::Checked, self.config.publish_window, within)
+        Publisher::start([&self.publish, &self.ask], Mode::Checked, self.config.publish_window, within)
     }
 
     /// Starts a publisher to topics.
     pub(crate) fn publisher(&self) -> Publisher {
         let config = &self.config;
-        Publisher::start(self.publish.clone(), Mode::Pipelined, config.publish_window, config.publish_timeout)
+        let links = [&self.publish, &self.ask];
+        Publisher::start(links, Mode::Pipelined, config.publish_window, config.publish_timeout)
     }
 }
 
@@ -91,7 +97,7 @@ impl RabbitMqBackend {
     pub async fn connect_with(config: RabbitMqConfig, context: Context) -> Result<Self> {
         config.validate()?;
         let shared = Arc::new(Shared::new(config, context));
-        tokio::try_join!(shared.publish.connect(), shared.consume.connect())?;
+        tokio::try_join!(shared.publish.connect(), shared.consume.connect(), shared.ask.connect())?;
         Ok(Self { shared, producer: OnceCell::new() })
     }
 }
@@ -130,6 +136,6 @@ impl Backend for RabbitMqBackend {
             producer.close().await;
         }
         self.shared.copier.courier.close().await;
-        tokio::join!(self.shared.publish.close(), self.shared.consume.close());
+        tokio::join!(self.shared.publish.close(), self.shared.consume.close(), self.shared.ask.close());
     }
 }

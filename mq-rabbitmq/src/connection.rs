@@ -12,16 +12,23 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::RabbitMqConfig;
-use crate::error::{closed, from_native, heals, timed_out};
+use crate::error::{closed, from_native, heals, is_soft, timed_out};
 
 /// The shortest and the longest pause between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// The frame size assumed before a connection negotiated one.
 const FRAME: u32 = 128 << 10;
 
+/// Channels opened on a connection that serves short questions, before the next one takes over. The
+/// native client never gives out a channel's number again after the broker closed that channel, as
+/// it does to say no, and there are 2,047.
+const QUESTIONS: u32 = 1000;
+
 /// One connection, made again whenever somebody needs it and it is gone.
 pub(crate) struct Link {
     what: &'static str,
+    /// How many channels a connection serves.
+    most: u32,
     config: Arc<RabbitMqConfig>,
     events: Events,
     state: tokio::sync::Mutex<State>,
@@ -35,6 +42,8 @@ pub(crate) struct Link {
 #[derive(Default)]
 struct State {
     connection: Option<Arc<Connection>>,
+    /// Channels opened on it.
+    opened: u32,
     pause: Pause,
     failed: Option<Error>,
 }
@@ -66,8 +75,18 @@ impl std::fmt::Debug for Link {
 impl Link {
     /// Makes a link that is not connected yet.
     pub(crate) fn new(what: &'static str, config: Arc<RabbitMqConfig>, events: Events) -> Arc<Self> {
+        Self::with_most(u32::MAX, what, config, events)
+    }
+
+    /// Makes a link for channels that each serve one piece of work.
+    pub(crate) fn for_questions(config: Arc<RabbitMqConfig>, events: Events) -> Arc<Self> {
+        Self::with_most(QUESTIONS, "administering", config, events)
+    }
+
+    fn with_most(most: u32, what: &'static str, config: Arc<RabbitMqConfig>, events: Events) -> Arc<Self> {
         Arc::new(Self {
             what,
+            most,
             config,
             events,
             state: tokio::sync::Mutex::default(),
@@ -108,6 +127,9 @@ impl Link {
                 left.map_or(self.config.request_timeout, |left| left.min(self.config.request_timeout));
             match timeout(within, connection.create_channel()).await {
                 Ok(Ok(channel)) => return Ok(channel),
+                // A number that comes round again: the native client still knows what the broker said
+                // when it closed that channel, and numbers that failed so are not given out again.
+                Ok(Err(error)) if is_soft(&error) && connection.status().connected() => {}
                 Ok(Err(error)) if connection.status().connected() => return Err(from_native(error)),
                 Ok(Err(_)) => {}
                 Err(_) => {
@@ -138,13 +160,22 @@ impl Link {
     /// Whoever holds the lock connects for all; the others wait for it.
     async fn reconnect(&self, until: Instant) -> Result<Arc<Connection>> {
         let mut state = self.state.lock().await;
-        if let Some(connection) = &state.connection {
+        if let Some(connection) = state.connection.clone() {
             if connection.status().connected() {
-                return Ok(connection.clone());
+                state.opened += 1;
+                if state.opened <= self.most {
+                    return Ok(connection);
+                }
+                let next = self.try_connect(self.config.connect_timeout).await?;
+                // The former ends with the last of its channels.
+                state.connection = Some(next.clone());
+                state.opened = 1;
+                return Ok(next);
             }
             let reason = self.reason.lock().take().unwrap_or_else(|| "the connection is closed".into());
             self.events.emit(Event::Disconnected { what: self.what, reason });
             state.connection = None;
+            state.opened = 0;
         }
         loop {
             let pause = state.pause.next();

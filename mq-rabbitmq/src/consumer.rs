@@ -23,7 +23,7 @@ use crate::forward::Forwarding;
 use crate::intake::{Intake, Polled};
 use crate::names;
 use crate::record;
-use crate::settle::{Copy, Entry, Lane, Lone, Session};
+use crate::settle::{Copy, Entry, Lane, Session};
 use crate::topology::no_group;
 
 /// How often a member looks whether its topics are still there, and after how many looks it
@@ -34,6 +34,8 @@ const DECLARE: u32 = 5;
 /// members: it appends what is returned to what was returned before, so a member that could not take
 /// all of it at once would, when it leaves, put the first behind the rest.
 const ORDERED_WINDOW: u16 = 64;
+/// The size of a message, where a window in bytes is told to a broker that counts messages.
+const ASSUMED: usize = 16 << 10;
 
 pub(crate) struct RabbitConsumer {
     shared: Arc<Shared>,
@@ -135,7 +137,7 @@ impl RabbitConsumer {
                 max_attempts: settings.max_attempts,
             }));
         }
-        let share = window(self.options.prefetch.messages, lanes.len());
+        let share = window(self.options.prefetch, lanes.len());
         lanes.iter_mut().filter(|lane| !lane.ordered).for_each(|lane| lane.window = share);
         Ok(lanes)
     }
@@ -252,7 +254,7 @@ impl RabbitConsumer {
         while intake.is_open() && !intake.unchecked().is_empty() {
             let names: Vec<String> =
                 intake.unchecked().iter().take(AT_ONCE).map(|(_, name)| name.clone()).collect();
-            let found = join_all(names.iter().map(|name| self.shared.topology.find_queue(name))).await;
+            let found = join_all(names.iter().map(|name| self.shared.copier.starts.find(name))).await;
             if let Some(Err(error)) = found.iter().find(|found| found.is_err()) {
                 if !heals(error) {
                     return Err(error.duplicate());
@@ -265,7 +267,7 @@ impl RabbitConsumer {
                 }
                 continue;
             }
-            intake.checked(found.into_iter().map(|found| matches!(found, Ok(Some(_)))).collect());
+            intake.checked(found.into_iter().map(|found| matches!(found, Ok(true))).collect());
         }
         Ok(())
     }
@@ -277,7 +279,7 @@ impl RabbitConsumer {
         let Some(session) = session else { return Vec::new() };
         // Those that ran alone here are alive: their next holder must not take them for killers.
         for (_, entry) in session.held.lock().take_all() {
-            self.shared.copier.clear(entry.lone.filter(|lone| lone.mine));
+            self.shared.copier.starts.clear(entry.lone.filter(|lone| lone.mine));
         }
         let lanes = 0..u32::try_from(session.lanes.len()).unwrap_or(u32::MAX);
         lanes.map(|lane| Revocation { lane, epoch: session.epoch, release: None }).collect()
@@ -288,12 +290,21 @@ impl RabbitConsumer {
     /// and a record says that it is no crash.
     async fn give_back(&self, session: &Session, intake: &mut Intake) -> Result<()> {
         intake.cancel(session, &self.shared.topology).await?;
+        let removed = self.remove_start(session).await;
         let copied = self.copy_back(session).await;
         let recorded = self.record_returns(session, intake).await;
-        for (_, entry) in session.held.lock().take_all() {
-            self.shared.copier.clear(entry.lone.filter(|lone| lone.mine));
+        session.held.lock().take_all();
+        removed.and(copied).and(recorded)
+    }
+
+    /// Removes the record of what runs alone here: its next holder would take it for the killer of
+    /// this process.
+    async fn remove_start(&self, session: &Session) -> Result<()> {
+        let lone = session.held.lock().iter_mut().find_map(|entry| entry.lone.take_if(|lone| lone.mine));
+        match lone {
+            Some(lone) => self.shared.copier.starts.remove(lone).await,
+            None => Ok(()),
         }
-        copied.and(recorded)
     }
 
     async fn copy_back(&self, session: &Session) -> Result<()> {
@@ -302,8 +313,7 @@ impl RabbitConsumer {
         let mut copies = Vec::new();
         let unordered = |entry: &Entry| !session.lanes[entry.lane as usize].ordered;
         let entries = session.held.lock().take_all_if(unordered);
-        for (tag, Entry { lane, message, mut envelope, lone, .. }) in entries {
-            self.shared.copier.clear(lone.filter(|lone| lone.mine));
+        for (tag, Entry { lane, message, mut envelope, .. }) in entries {
             let lane = &session.lanes[lane as usize];
             envelope.first_seen = envelope.first_seen.or(Some(now));
             let (topic, group) = (lane.topic.clone(), self.options.group.clone());
@@ -366,19 +376,17 @@ impl Consumer for RabbitConsumer {
     async fn start(&self, token: Token) -> Result<()> {
         let session = self.session.lock().clone().filter(|session| session.epoch == token.epoch);
         let Some(session) = session.filter(|session| session.is_live()) else { return Err(stale()) };
+        let starts = &self.shared.copier.starts;
         let name = {
-            let held = session.held.lock();
-            let Some(entry) = held.get(token.high) else { return Err(stale()) };
-            names::started(&session.lanes[entry.lane as usize].queue, &entry.message.id)
+            let mut held = session.held.lock();
+            let Some(entry) = held.get_mut(token.high) else { return Err(stale()) };
+            let name = names::started(&session.lanes[entry.lane as usize].queue, &entry.message.id);
+            // Before it is made: whatever becomes of the delivery meanwhile then removes it.
+            entry.lone = Some(starts.announce(&name));
+            name
         };
-        self.shared.topology.declare_record(&name).await?;
-        match session.held.lock().get_mut(token.high) {
-            Some(entry) => {
-                entry.lone = Some(Lone { name, mine: true });
-                Ok(())
-            }
-            None => Err(stale()),
-        }
+        starts.record(&name).await?;
+        session.held.lock().get(token.high).map(|_| ()).ok_or_else(stale)
     }
 
     async fn close(&self) -> Result<()> {
@@ -411,10 +419,12 @@ impl Consumer for RabbitConsumer {
 }
 
 /// Returns how many messages the broker may send ahead on each of several queues: a share of the
-/// whole, but never so few that one busy queue could not fill a small prefetch.
-fn window(prefetch: usize, queues: usize) -> u16 {
+/// whole, but never so few that one busy queue could not fill a small prefetch. The broker counts
+/// messages alone, so bytes are taken for messages of an [`ASSUMED`] size.
+fn window(prefetch: Budget, queues: usize) -> u16 {
     const SMALL: usize = 64;
-    let share = prefetch.div_ceil(queues.max(1)).max(SMALL).min(prefetch).max(1);
+    let most = prefetch.messages.min((prefetch.bytes / ASSUMED).max(SMALL));
+    let share = most.div_ceil(queues.max(1)).max(SMALL).min(most).max(1);
     u16::try_from(share).unwrap_or(u16::MAX)
 }
 
@@ -424,6 +434,8 @@ fn ignore_missing(error: Error) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use mq_core::driver::Budget;
+
     use super::window;
 
     #[test]
@@ -437,7 +449,15 @@ mod tests {
             (0, 1, 1),
             (100_000, 1, 65_535),
         ] {
+            let prefetch = Budget { messages: prefetch, bytes: usize::MAX };
             assert_eq!(window(prefetch, queues), each);
+        }
+    }
+
+    #[test]
+    fn windows_keep_to_the_bytes() {
+        for (bytes, queues, each) in [(64 << 20, 1, 1000), (8 << 20, 1, 512), (8 << 20, 2, 256), (1, 4, 64)] {
+            assert_eq!(window(Budget { messages: 1000, bytes }, queues), each);
         }
     }
 }

@@ -4,17 +4,20 @@
 //! always the next one due. The broker moves what is due to one queue, from where every client
 //! with an open consumer forwards it: to the next rung, or to its target.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use lapin::types::FieldTable;
 use mq_core::ladder::{RUNGS, Step, step};
 use mq_core::{Clock, Result, Timestamp};
 use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until};
 
 use crate::names;
-use crate::topology::Topology;
+use crate::topology::{FRESH, Topology, long_string, millis, queue_arguments};
 
 /// A lane lets go this much early: the forwarding takes time, and who receives a message holds the rest.
 const EARLY: Duration = Duration::from_millis(250);
@@ -33,7 +36,23 @@ pub(crate) struct Delay {
     topology: Arc<Topology>,
     clock: Clock,
     next: AtomicUsize,
-    declared: Mutex<BTreeSet<usize>>,
+    /// The rungs declared, and since when what their queues confirm may be believed.
+    declared: Mutex<BTreeMap<usize, Instant>>,
+}
+
+/// From when on the confirmations of some lanes may be believed: what was published to them is
+/// delivered in time, but a broker that is killed before may forget it.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub(crate) struct Firm(Instant);
+
+impl Firm {
+    /// Waits until then; verdicts are told after that.
+    pub(crate) async fn wait(self) {
+        if self.0 > Instant::now() {
+            sleep_until(self.0).await;
+        }
+    }
 }
 
 impl Delay {
@@ -52,23 +71,44 @@ impl Delay {
     }
 
     /// Declares the queues of `rungs`, unless that was done.
-    pub(crate) async fn ensure(&self, rungs: &BTreeSet<usize>) -> Result<()> {
+    pub(crate) async fn ensure(&self, rungs: &BTreeSet<usize>) -> Result<Firm> {
+        let past = Instant::now();
         if rungs.is_empty() {
-            return Ok(());
+            return Ok(Firm(past));
         }
         let mut declared = self.declared.lock().await;
-        let new: Vec<usize> = rungs.difference(&declared).copied().collect();
-        if new.is_empty() {
-            return Ok(());
+        let new: Vec<usize> = rungs.iter().filter(|rung| !declared.contains_key(rung)).copied().collect();
+        if !new.is_empty() {
+            // The lanes let go into it, so it is there first.
+            let mut fresh = self.declare_due().await?;
+            for declared in join_all(new.iter().map(|rung| self.declare(queues(*rung)))).await {
+                fresh |= declared?;
+            }
+            let firm = if fresh { Instant::now() + FRESH } else { past };
+            declared.extend(new.into_iter().map(|rung| (rung, firm)));
         }
-        let mut lanes = vec![vec![(names::DUE.to_owned(), None)]];
-        for rung in &new {
-            let (seconds, hold) = (time(*rung).as_secs(), time(*rung) - EARLY);
-            lanes.push((0..sides(*rung)).map(|side| (names::delay(seconds, side), Some(hold))).collect());
-        }
-        self.topology.declare_lanes(&lanes).await?;
-        declared.extend(new);
-        Ok(())
+        let firm = rungs.iter().filter_map(|rung| declared.get(rung)).max();
+        Ok(Firm(firm.copied().unwrap_or(past)))
+    }
+
+    /// Declares the queue that all lanes let go into; returns whether it is new.
+    pub(crate) async fn declare_due(&self) -> Result<bool> {
+        self.declare(vec![(names::DUE.to_owned(), None)]).await
+    }
+
+    /// Declares queues that are always declared together, each with the time that it holds a message,
+    /// if it does; returns whether they are new.
+    async fn declare(&self, queues: Vec<(String, Option<Duration>)>) -> Result<bool> {
+        let topology = &self.topology;
+        let Some((last, _)) = queues.last() else { return Ok(false) };
+        let fresh = topology.find_queue(last).await?.is_none();
+        let channel = topology.channel().await?;
+        // Asked for at once; the broker makes them one after the other, and the last one last.
+        let all = queues.iter().map(|(name, hold)| topology.declare_queue(&channel, name, arguments(*hold)));
+        let declared = join_all(all).await;
+        topology.leave(&channel).await;
+        declared.into_iter().try_for_each(|one| one.map(|_| ()))?;
+        Ok(fresh)
     }
 
     /// Declares them again next time: one was not there.
@@ -91,6 +131,25 @@ fn rung(remaining: Duration) -> Option<usize> {
 /// Returns the time of a rung.
 fn time(rung: usize) -> Duration {
     RUNGS[rung / PARTS] * u32::try_from(rung % PARTS + 1).unwrap_or(1)
+}
+
+/// Returns the queues of a rung.
+fn queues(rung: usize) -> Vec<(String, Option<Duration>)> {
+    let (seconds, hold) = (time(rung).as_secs(), time(rung) - EARLY);
+    (0..sides(rung)).map(|side| (names::delay(seconds, side), Some(hold))).collect()
+}
+
+/// The broker itself moves on what was held for the time.
+fn arguments(hold: Option<Duration>) -> FieldTable {
+    let mut arguments = queue_arguments(false, false);
+    if let Some(hold) = hold {
+        arguments.insert("x-message-ttl".into(), millis(hold));
+        arguments.insert("x-dead-letter-exchange".into(), long_string(""));
+        arguments.insert("x-dead-letter-routing-key".into(), long_string(names::DUE));
+        arguments.insert("x-dead-letter-strategy".into(), long_string("at-least-once"));
+        arguments.insert("x-overflow".into(), long_string("reject-publish"));
+    }
+    arguments
 }
 
 fn sides(rung: usize) -> usize {

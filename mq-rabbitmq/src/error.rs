@@ -94,6 +94,11 @@ pub(crate) fn inequivalent(error: &lapin::Error) -> Option<String> {
     }
 }
 
+/// Returns whether the broker closed a channel and nothing more.
+pub(crate) fn is_soft(error: &lapin::Error) -> bool {
+    soft(error).is_some()
+}
+
 fn soft(error: &lapin::Error) -> Option<&AMQPSoftError> {
     match error.kind() {
         Native::ProtocolError(error) => match error.kind() {

@@ -122,7 +122,8 @@ impl Forwarder {
 
 /// Declares the shortest lanes, so that the first delayed message does not wait for new queues.
 async fn prepare(delay: Arc<Delay>, events: Events) {
-    if let Err(error) = delay.ensure(&(0..=ASIDE).collect()).await {
+    // Nothing was published, so there is nothing to wait for.
+    if let Err(error) = delay.ensure(&(0..=ASIDE).collect()).await.map(drop) {
         events.failed("declaring the delay lanes", &error);
     }
 }
@@ -164,7 +165,7 @@ impl Forward {
 
     /// Forwards until the channel ends or the task is stopped.
     async fn serve(&self, pause: &mut Pause, stopped: &mut watch::Receiver<bool>) -> Result<()> {
-        self.topology.declare_lanes(&[vec![(DUE.to_owned(), None)]]).await?;
+        self.delay.declare_due().await?;
         let channel = tokio::select! {
             channel = self.link.channel(None) => channel?,
             _ = stopped.wait_for(|stop| *stop) => return Ok(()),
@@ -242,8 +243,10 @@ impl Forward {
         if items.is_empty() {
             return Ok(());
         }
-        self.delay.ensure(&rungs).await?;
-        for (index, verdict) in which.into_iter().zip(self.courier.publish(items).await) {
+        let firm = self.delay.ensure(&rungs).await?;
+        let verdicts = self.courier.publish(items).await;
+        firm.wait().await;
+        for (index, verdict) in which.into_iter().zip(verdicts) {
             steps[index].verdict = match verdict {
                 Ok(()) => Verdict::Moved,
                 Err(error) if error.kind() == ErrorKind::NotFound && rungs.is_empty() => Verdict::Lost,

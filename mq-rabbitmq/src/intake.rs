@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use crate::codec::{Received, decode};
 use crate::names;
 use crate::returns::{Mark, Returns};
-use crate::settle::{Entry, Lone, Session, Stored};
+use crate::settle::{Entry, Session, Stored};
+use crate::starts::Lone;
 use crate::topology::Topology;
 
 /// How long a member that leaves waits for what the broker is still sending.

@@ -18,6 +18,7 @@ mod publish;
 mod record;
 mod returns;
 mod settle;
+mod starts;
 mod topology;
 mod tracker;
 

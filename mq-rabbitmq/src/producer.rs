@@ -128,7 +128,11 @@ impl RabbitProducer {
             let rungs: BTreeSet<usize> =
                 waiting.iter().filter_map(rung).flat_map(|rung| [rung.saturating_sub(1), rung]).collect();
             let published = match self.shared.delay.ensure(&rungs).await {
-                Ok(()) => self.courier_publish(&waiting, &rungs).await,
+                Ok(firm) => {
+                    let verdicts = self.courier_publish(&waiting, &rungs).await;
+                    firm.wait().await;
+                    verdicts
+                }
                 Err(error) => waiting.iter().map(|_| Err(error.duplicate())).collect(),
             };
             let mut missing = Vec::new();

@@ -96,6 +96,8 @@ impl std::fmt::Debug for Publisher {
 /// What those who post and the task share.
 struct Front {
     link: Arc<Link>,
+    /// Looks for exchanges.
+    ask: Arc<Link>,
     mode: Mode,
     window: Arc<Semaphore>,
     size: usize,
@@ -112,12 +114,14 @@ struct State {
 }
 
 impl Publisher {
-    /// Starts the task. At most `size` messages are unconfirmed; a verdict comes within `within`.
-    pub(crate) fn start(link: Arc<Link>, mode: Mode, size: usize, within: Duration) -> Self {
+    /// Starts the task, which publishes on the first link and asks on the second. At most `size`
+    /// messages are unconfirmed; a verdict comes within `within`.
+    pub(crate) fn start([link, ask]: [&Arc<Link>; 2], mode: Mode, size: usize, within: Duration) -> Self {
         let (sender, parcels) = mpsc::unbounded_channel();
         let window = Arc::new(Semaphore::new(size));
         let state = Mutex::new(State { parcels: Some(sender), queued: 0, open: None });
-        let front = Arc::new(Front { link, mode, window, size, within, state });
+        let (link, ask) = (link.clone(), ask.clone());
+        let front = Arc::new(Front { link, ask, mode, window, size, within, state });
         let task = tokio::spawn(front.clone().run(parcels));
         Self { front, task: Mutex::new(Some(task)) }
     }
@@ -226,7 +230,7 @@ impl Front {
             Err(error) => return parcel.refuse(&error),
         };
         let Parcel { items, reply, .. } = parcel;
-        let absent = open.look_up(&items, &self.link, deadline).await;
+        let absent = open.look_up(&items, &self.ask, deadline).await;
         let mut flight = self.begin(&open, items, &absent, deadline, permits);
         self.state.lock().open = Some(open);
         match self.mode {

@@ -20,6 +20,7 @@ use crate::error::{stale, timed_out, unknown};
 use crate::names::Target;
 use crate::publish::{Publisher, Verdicts};
 use crate::returns::Mark;
+use crate::starts::{Lone, Starts};
 use crate::topology::Topology;
 use crate::tracker::Tracker;
 
@@ -36,15 +37,6 @@ pub(crate) struct Entry {
 
 /// A message as an ordered queue knows it, and how often it came back.
 pub(crate) type Stored = (Mark, u32);
-
-/// The record of a lone start.
-#[derive(Clone, Debug)]
-pub(crate) struct Lone {
-    /// The queue that is the record.
-    pub(crate) name: String,
-    /// Whether this consumer made it.
-    pub(crate) mine: bool,
-}
 
 /// A queue as this member consumes it.
 #[derive(Clone, Debug)]
@@ -126,6 +118,7 @@ pub(crate) struct Copier {
     pub(crate) courier: Publisher,
     pub(crate) delay: Arc<Delay>,
     pub(crate) topology: Arc<Topology>,
+    pub(crate) starts: Arc<Starts>,
     pub(crate) events: Events,
 }
 
@@ -157,9 +150,10 @@ impl Copier {
     async fn attempt(&self, copies: &[Copy], which: &[usize]) -> Verdicts {
         let mut rungs = BTreeSet::new();
         let made: Vec<_> = which.iter().map(|index| self.publication(&copies[*index], &mut rungs)).collect();
-        if let Err(error) = self.delay.ensure(&rungs).await {
-            return which.iter().map(|_| Err(error.duplicate())).collect();
-        }
+        let firm = match self.delay.ensure(&rungs).await {
+            Ok(firm) => firm,
+            Err(error) => return which.iter().map(|_| Err(error.duplicate())).collect(),
+        };
         let mut verdicts: Vec<Option<Result<()>>> = Vec::with_capacity(made.len());
         let mut items = Vec::with_capacity(made.len());
         for made in made {
@@ -172,6 +166,7 @@ impl Copier {
             });
         }
         let mut published = self.courier.publish(items).await.into_iter();
+        firm.wait().await;
         verdicts
             .into_iter()
             .map(|verdict| {
@@ -206,15 +201,16 @@ impl Copier {
             self.move_all(session, &plan.moves, &plan.copies),
         );
         for (place, _, lone) in std::mem::take(&mut plan.acks) {
-            if acked.is_ok() {
-                self.clear(lone);
-            }
+            // If the broker did not see it, the message comes again, and not because its holder died.
+            self.starts.clear(lone.filter(|lone| lone.mine || acked.is_ok()));
             plan.verdicts[place] = copied(&acked);
         }
         for ((place, tag, entry), verdict) in plan.moves.into_iter().zip(stored) {
             match &verdict {
-                Ok(()) => self.clear(entry.lone),
-                Err(error) if error.kind() == ErrorKind::StaleDelivery => {}
+                Ok(()) => self.starts.clear(entry.lone),
+                Err(error) if error.kind() == ErrorKind::StaleDelivery => {
+                    self.starts.clear(entry.lone.filter(|lone| lone.mine));
+                }
                 Err(_) => session.held.lock().restore(tag, entry),
             }
             plan.verdicts[place] = verdict;
@@ -235,17 +231,6 @@ impl Copier {
             verdicts.iter_mut().filter(|verdict| verdict.is_ok()).for_each(|verdict| *verdict = Err(stale()));
         }
         verdicts
-    }
-
-    /// Removes the record of a lone start that ended well.
-    pub(crate) fn clear(&self, lone: Option<Lone>) {
-        let Some(Lone { name, .. }) = lone else { return };
-        let (topology, events) = (self.topology.clone(), self.events.clone());
-        tokio::spawn(async move {
-            if let Err(error) = topology.delete_queue(&name).await {
-                events.failed("clearing a lone start", &error);
-            }
-        });
     }
 }
 

@@ -31,8 +31,9 @@ const CONSUMER_TIMEOUT: Duration = Duration::from_secs(24 * 24 * 3600);
 /// How long a record of a lone start or of orderly returns is kept, if nobody asks for it.
 const RECORD: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The broker notes the log of a new quorum queue in a table that it writes out within a second;
-/// killed before that, it forgets messages that it confirmed. So new queues are left alone at first.
-const FRESH: Duration = Duration::from_secs(1);
+/// killed before that, it forgets messages that it confirmed. So new queues are left alone at first,
+/// or whoever publishes to them takes no confirmation for one before.
+pub(crate) const FRESH: Duration = Duration::from_secs(1);
 /// The argument that keeps settings: compared by the broker, at every declaration.
 const SETTINGS: &str = "x-dead-letter-routing-key";
 
@@ -138,7 +139,12 @@ impl Topology {
         }
     }
 
-    async fn declare_queue(&self, channel: &Channel, name: &str, arguments: FieldTable) -> Result<Queue> {
+    pub(crate) async fn declare_queue(
+        &self,
+        channel: &Channel,
+        name: &str,
+        arguments: FieldTable,
+    ) -> Result<Queue> {
         let declared = channel.queue_declare(name.into(), QueueDeclareOptions::durable(), arguments);
         self.reply("declaring a queue", declared).await
     }
@@ -417,30 +423,6 @@ impl Topology {
         self.leave(&channel).await;
         declared.map(|_| ())
     }
-
-    /// Declares queues of the delay lanes, and waits if they are new: with a constant time to live,
-    /// after which the broker itself moves the message on, or the queue that all come out of.
-    /// Each part of `lanes` was declared as a whole, if it was.
-    pub(crate) async fn declare_lanes(&self, lanes: &[Vec<(String, Option<Duration>)>]) -> Result<()> {
-        let mut fresh = false;
-        for (last, _) in lanes.iter().filter_map(|part| part.last()) {
-            fresh = fresh || self.find_queue(last).await?.is_none();
-        }
-        let channel = self.channel().await?;
-        let mut declared = Ok(());
-        for (name, hold) in lanes.iter().flatten() {
-            declared = self.declare_queue(&channel, name, lane_arguments(*hold)).await.map(|_| ());
-            if declared.is_err() {
-                break;
-            }
-        }
-        self.leave(&channel).await;
-        declared?;
-        if fresh {
-            tokio::time::sleep(FRESH).await;
-        }
-        Ok(())
-    }
 }
 
 /// Fails if `wanted` partitions are not those found.
@@ -481,20 +463,8 @@ fn settings_arguments(settings: &str, ephemeral: bool) -> FieldTable {
     arguments
 }
 
-fn lane_arguments(hold: Option<Duration>) -> FieldTable {
-    let mut arguments = queue_arguments(false, false);
-    if let Some(hold) = hold {
-        arguments.insert("x-message-ttl".into(), millis(hold));
-        arguments.insert("x-dead-letter-exchange".into(), long_string(""));
-        arguments.insert("x-dead-letter-routing-key".into(), long_string(names::DUE));
-        arguments.insert("x-dead-letter-strategy".into(), long_string("at-least-once"));
-        arguments.insert("x-overflow".into(), long_string("reject-publish"));
-    }
-    arguments
-}
-
 /// No limit of deliveries, no length, no time: nothing is dropped.
-fn queue_arguments(ephemeral: bool, single: bool) -> FieldTable {
+pub(crate) fn queue_arguments(ephemeral: bool, single: bool) -> FieldTable {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), long_string("quorum"));
     arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(-1));
@@ -508,10 +478,10 @@ fn queue_arguments(ephemeral: bool, single: bool) -> FieldTable {
     arguments
 }
 
-fn long_string(text: &str) -> AMQPValue {
+pub(crate) fn long_string(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }
 
-fn millis(duration: Duration) -> AMQPValue {
+pub(crate) fn millis(duration: Duration) -> AMQPValue {
     AMQPValue::LongLongInt(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
 }

@@ -70,6 +70,14 @@ impl<T> Tracker<T> {
         })
     }
 
+    /// Returns everything that is held, to be changed.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().filter_map(|slot| match slot {
+            Slot::Held(entry) => Some(entry),
+            _ => None,
+        })
+    }
+
     /// Takes a delivery to settle it; nobody else can then.
     pub(crate) fn take(&mut self, tag: u64) -> Option<T> {
         let index = self.index(tag)?;

@@ -23,11 +23,6 @@ pub const GAPS: &[(&str, &str, &str)] = &[
         "delay.never_early_never_late",
         "beside a burst of 3,000 deliveries were up to 1.9 s late; has passed since it runs alone",
     ),
-    (
-        "rabbitmq",
-        "faults.connections_cut",
-        "two of ten runs: 3 or 4 confirmed messages had not come 45 s after the twentieth cut; cause unknown, look here first",
-    ),
 ];
 
 pub(super) fn is_known(backend: &str, case: &str) -> bool {

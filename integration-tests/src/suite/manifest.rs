@@ -184,6 +184,7 @@ pub fn manifest() -> Vec<Case> {
         Uses 8 "inspect.zero_in_the_end" inspect::zero_in_the_end: "after acks, retries and defers all counts are zero";
         Uses 8 "inspect.peek_disturbs_nobody" inspect::peek_disturbs_nobody: "a peek shows the message and takes it from nobody";
         Uses 8 "inspect.topics_are_listed" inspect::topics_are_listed: "topics are listed, without derived names";
+        Uses 8 "inspect.asked_in_vain" inspect::asked_in_vain: "2,500 questions about a group that is not there are answered so, and others as before";
         Uses 8 "inspect.delete_group" inspect::delete_group: "a deleted group is gone and can be declared anew";
         Uses 8 "inspect.delete_topic" inspect::delete_topic: "a deleted topic is gone";
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use mq::{Client, ErrorKind, Message, Publisher, Subscriber};
+use mq::{Client, ErrorKind, Message, Page, Publisher, Subscriber, TopicName};
 use parking_lot::Mutex;
 
 use crate::brokers::Broker;
@@ -162,6 +162,19 @@ async fn keep_receiving(subscriber: Subscriber, ledger: Arc<Ledger>) -> mq::Resu
     }
 }
 
+/// Tells where messages are that were confirmed and never came.
+async fn fate(context: &Context, topic: &TopicName, missing: &[String]) -> Result<String> {
+    let stats = context.stats(topic, "g").await?;
+    let page = Page { offset: 0, limit: 100 };
+    let dead = context.admin().dead_letters(topic, &context.group("g"), page).await?;
+    let dead: Vec<String> = dead
+        .iter()
+        .map(|letter| format!("{} {:?}", String::from_utf8_lossy(&letter.message.payload), letter.envelope))
+        .collect();
+    let some: Vec<_> = missing.iter().take(10).collect();
+    Ok(format!("{} missing, such as {some:?}; {stats:?}; dead letters {dead:?}", missing.len()))
+}
+
 pub(crate) async fn connections_cut(context: Context) -> Result<Verdict> {
     let Some(faulty) = context.harness.faulty().await? else { return Ok(Verdict::Unsupported) };
     faulty.recover().await?;
@@ -189,12 +202,11 @@ pub(crate) async fn connections_cut(context: Context) -> Result<Verdict> {
     }
     stop.send(true)?;
     sending.await?;
-    let all = context.until(|| async {
-        let missing = ledger.missing();
-        ensure!(missing.is_empty(), "{} confirmed never came, such as {:?}", missing.len(), missing.first());
-        Ok(())
-    });
-    all.await?;
+    let all =
+        context.until(|| async { Ok(ensure!(ledger.missing().is_empty(), "some confirmed never came")) });
+    if let Err(error) = all.await {
+        return Err(error.context(fate(&context, &topic, &ledger.missing()).await?));
+    }
     subscriber.close(Duration::from_secs(10)).await?;
     receiving.await??;
     context.client.close(Duration::from_secs(5)).await?;

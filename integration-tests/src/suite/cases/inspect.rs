@@ -1,9 +1,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use futures_util::{StreamExt, stream};
 use mq::{Capability, ErrorKind, Message, Page, Start, TopicSpec};
 
-use crate::suite::context::{Context, expect_kind, send, take};
+use crate::suite::context::{Context, drain, expect_kind, send, take};
 use crate::suite::manifest::Verdict;
 
 pub(crate) async fn counts(context: Context) -> Result<Verdict> {
@@ -32,6 +33,24 @@ pub(crate) async fn counts(context: Context) -> Result<Verdict> {
     for delivery in held {
         delivery.ack().await?;
     }
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn asked_in_vain(context: Context) -> Result<Verdict> {
+    const TIMES: usize = 2500;
+    const AT_ONCE: usize = 16;
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let (admin, nobody) = (context.admin(), context.group("nobody"));
+    let mut answers =
+        stream::iter(0..TIMES).map(|_| admin.group_settings(&topic, &nobody)).buffer_unordered(AT_ONCE);
+    while let Some(answer) = answers.next().await {
+        expect_kind(answer, ErrorKind::NotFound)?;
+    }
+    send(&context.publisher(&topic).await?, "m", 1).await?;
+    drain(&subscriber, 1).await?;
+    context.until_empty(&topic, "g").await?;
+    admin.group_settings(&topic, &context.group("g")).await?;
     Ok(Verdict::Pass)
 }
 
