@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use mq_core::driver::{Admin, DeadLetter, Page, Selection, Stats, TopicInfo};
+use mq_core::driver::{Admin, DeadLetter, Page, Pending, Selection, Stats, TopicInfo};
 use mq_core::{
     Error, ErrorKind, GroupName, GroupSettings, Message, Policy, Position, Result, SEPARATOR, Start,
     TopicName, TopicSpec, derived,
@@ -24,6 +24,7 @@ use crate::consumer::group_id;
 use crate::dead::{self, Removal};
 use crate::error::{from_code, from_native};
 use crate::groups;
+use crate::pending;
 use crate::producer::position;
 use crate::stats;
 
@@ -232,6 +233,11 @@ impl Admin for KafkaAdmin {
             return Ok(());
         }
         Err(Error::new(ErrorKind::NotFound, format!("there is no group {group} on {topic}")))
+    }
+
+    async fn pending(&self, topic: &TopicName, group: &GroupName, page: Page) -> Result<Vec<Pending>> {
+        let (topic, group) = (topic.clone(), group.clone());
+        self.0.ask(move |inner| pending::list(inner, &topic, &group, page)).await
     }
 
     async fn stats(&self, topic: &TopicName, group: &GroupName) -> Result<Stats> {

@@ -13,6 +13,7 @@ mod groups;
 mod link;
 mod member;
 mod metadata;
+mod pending;
 mod producer;
 mod reader;
 mod routing;
@@ -80,7 +81,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
             Support::Emulated,
             "looks for a declared group first; one that was there a second ago is taken to be there",
         ),
-        (Capability::Pending, Support::Unsupported, "not there yet"),
+        (Capability::Pending, Support::Emulated, "from the committed reservation; idle times are not known"),
         (Capability::CancelDelayed, Support::Unsupported, "a log has no way to take a message out"),
     ],
 };

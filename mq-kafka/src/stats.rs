@@ -46,7 +46,27 @@ fn count(from: i64, end: i64, progress: &Progress, alive: bool) -> Counts {
     Counts { ready, in_flight, first: (ready > 0).then(|| from.saturating_add_unsigned(first)) }
 }
 
-pub(crate) fn of_group(inner: &Inner, topic: &TopicName, group: &GroupName) -> Result<Stats> {
+/// How a group stands in a partition.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    pub(crate) partition: i32,
+    /// All below is done or gone.
+    pub(crate) from: i64,
+    pub(crate) end: i64,
+    pub(crate) progress: Progress,
+}
+
+/// How a group stands.
+#[derive(Debug)]
+pub(crate) struct Standings {
+    /// Its name at the broker.
+    pub(crate) id: String,
+    /// By topic and partition: the topic itself, then the inbox.
+    pub(crate) topics: [(String, Vec<Standing>); 2],
+}
+
+/// Reads where a group stands.
+pub(crate) fn standings(inner: &Inner, topic: &TopicName, group: &GroupName) -> Result<Standings> {
     let missing = || Error::new(ErrorKind::NotFound, format!("there is no group {group} on {topic}"));
     let (inbox, dead) = (derived::inbox(topic, group), derived::dead(topic, group));
     if inner.partitions(&dead)?.is_none() {
@@ -58,15 +78,11 @@ pub(crate) fn of_group(inner: &Inner, topic: &TopicName, group: &GroupName) -> R
         (inbox.as_str(), inner.partitions(&inbox)?.ok_or_else(missing)?),
     ];
     let id = group_id(group, declared.settings.ordered);
-    let consumers = members(inner, &id, topic.as_str())?;
     let mut committed = inner.readers.committed(&id, &sizes)?.into_iter();
-    let mut stats = Stats::default();
-    (stats.ready, stats.in_flight) = (Some(0), Some(0));
-    for (name, partitions) in sizes {
+    let mut of_topic = |(name, partitions): (&str, i32)| {
         let ends = inner.readers.offsets(name, partitions, Start::Latest)?;
         let beginnings = inner.readers.offsets(name, partitions, Start::Earliest)?;
-        let mut heads = Vec::new();
-        let mut tally = Tally::default();
+        let mut standings = Vec::new();
         for (partition, (end, beginning)) in (0..partitions).zip(ends.into_iter().zip(beginnings)) {
             let (offset, metadata) = committed.next().unwrap_or_default();
             let start = || {
@@ -80,6 +96,23 @@ pub(crate) fn of_group(inner: &Inner, topic: &TopicName, group: &GroupName) -> R
             // Where retention overtook the group, its metadata speaks of what is gone.
             let known = offset.is_none_or(|offset| offset >= beginning);
             let progress = Progress::decode(&metadata).filter(|_| known).unwrap_or_default();
+            standings.push(Standing { partition, from, end, progress });
+        }
+        Ok::<_, Error>((name.to_owned(), standings))
+    };
+    let topics = [of_topic(sizes[0])?, of_topic(sizes[1])?];
+    Ok(Standings { id, topics })
+}
+
+pub(crate) fn of_group(inner: &Inner, topic: &TopicName, group: &GroupName) -> Result<Stats> {
+    let Standings { id, topics } = standings(inner, topic, group)?;
+    let consumers = members(inner, &id, topic.as_str())?;
+    let mut stats = Stats::default();
+    (stats.ready, stats.in_flight) = (Some(0), Some(0));
+    for (name, standings) in topics {
+        let mut heads = Vec::new();
+        let mut tally = Tally::default();
+        for Standing { partition, from, end, progress } in standings {
             let counts = count(from, end, &progress, consumers > 0);
             stats.ready = stats.ready.map(|ready| ready + counts.ready);
             stats.in_flight = stats.in_flight.map(|held| held + counts.in_flight);
@@ -88,12 +121,12 @@ pub(crate) fn of_group(inner: &Inner, topic: &TopicName, group: &GroupName) -> R
                 tally.expect(partition, from, progress, counts.ready);
             }
         }
-        tally.look(inner, name, &heads)?;
+        tally.look(inner, &name, &heads)?;
         stats.ready = stats.ready.map(|ready| ready - tally.absent());
         stats.oldest_ready_at = [stats.oldest_ready_at, tally.oldest].into_iter().flatten().min();
     }
     stats.consumers = Some(consumers);
-    stats.dead = Some(dead::count(&inner.readers, &dead)?);
+    stats.dead = Some(dead::count(&inner.readers, &derived::dead(topic, group))?);
     Ok(stats)
 }
 
