@@ -21,6 +21,7 @@ mod settle;
 mod starts;
 mod topology;
 mod tracker;
+mod window;
 
 use mq_core::Capability::{
     Broadcast, CancelDelayed, Confirm, CrashCount, DeadLetters, Delay, DelayedCount, Groups, InFlightCount,

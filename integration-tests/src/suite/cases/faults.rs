@@ -202,8 +202,10 @@ pub(crate) async fn connections_cut(context: Context) -> Result<Verdict> {
     }
     stop.send(true)?;
     sending.await?;
-    let all =
-        context.until(|| async { Ok(ensure!(ledger.missing().is_empty(), "some confirmed never came")) });
+    let all = context.until(|| async {
+        ensure!(ledger.missing().is_empty(), "some confirmed never came");
+        Ok(())
+    });
     if let Err(error) = all.await {
         return Err(error.context(fate(&context, &topic, &ledger.missing()).await?));
     }
