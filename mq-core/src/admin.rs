@@ -36,6 +36,24 @@ impl Admin {
         whole(async move { call(inner.admin().await?).await }).await
     }
 
+    /// As [`call`](Self::call), one at a time and in order: what a caller that went away began does not
+    /// take what dies while the next one works.
+    async fn call_alone<T, F>(
+        &self,
+        call: impl FnOnce(Arc<dyn driver::Admin>) -> F + Send + 'static,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let inner = self.client.inner.clone();
+        whole(async move {
+            let _alone = inner.letters.lock().await;
+            call(inner.admin().await?).await
+        })
+        .await
+    }
+
     fn require(&self, capability: Capability) -> Result<()> {
         self.client.inner.backend.capabilities().require(capability)
     }
@@ -177,6 +195,7 @@ impl Admin {
     }
 
     /// Gives dead letters back to their group, and to no other, as first attempts; returns how many.
+    /// Of one client, redrives and purges run one after the other.
     ///
     /// # Errors
     /// `NotFound`, or what the broker says.
@@ -184,7 +203,7 @@ impl Admin {
         let names = (topic.clone(), group.clone());
         let which = which.clone();
         let redriven =
-            self.call(move |driver| async move { driver.redrive(&names.0, &names.1, &which).await });
+            self.call_alone(move |driver| async move { driver.redrive(&names.0, &names.1, &which).await });
         redriven.await.map_err(|error| self.context("redrive", topic)(error).in_group(group))
     }
 
@@ -195,7 +214,8 @@ impl Admin {
     pub async fn purge(&self, topic: &TopicName, group: &GroupName, which: &Selection) -> Result<u64> {
         let names = (topic.clone(), group.clone());
         let which = which.clone();
-        let purged = self.call(move |driver| async move { driver.purge(&names.0, &names.1, &which).await });
+        let purged =
+            self.call_alone(move |driver| async move { driver.purge(&names.0, &names.1, &which).await });
         purged.await.map_err(|error| self.context("purge", topic)(error).in_group(group))
     }
 

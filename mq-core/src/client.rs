@@ -37,6 +37,8 @@ pub(crate) struct Inner {
     pub(crate) policy: Policy,
     pub(crate) counters: Arc<Counters>,
     pub(crate) subscribers: Mutex<Vec<Weak<Handle>>>,
+    /// Held by the call that moves or removes dead letters.
+    pub(crate) letters: tokio::sync::Mutex<()>,
     in_flight: Budget,
     outbox: OnceCell<Arc<Outbox>>,
     admin: OnceCell<Arc<dyn driver::Admin>>,
@@ -134,6 +136,7 @@ impl Client {
             policy: options.policy,
             counters: Arc::default(),
             subscribers: Mutex::default(),
+            letters: tokio::sync::Mutex::default(),
             in_flight: options.in_flight,
             outbox: OnceCell::new(),
             admin: OnceCell::new(),
