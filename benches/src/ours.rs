@@ -20,8 +20,9 @@ const SENDERS: usize = WINDOW / BATCH;
 const TAKE: usize = 1000;
 /// Messages whose acks are not answered.
 const ACKS: usize = PREFETCH / 2;
-/// Deliveries in hand, those whose acks are not answered included.
-const PREFETCH: usize = 20_000;
+/// Deliveries in hand, those whose acks are not answered included. What is acked waits for a commit on Kafka: with
+/// fewer the client runs dry meanwhile, more do not stay in the caches.
+const PREFETCH: usize = 12_000;
 /// How long nothing may come.
 const SILENCE: Duration = Duration::from_secs(30);
 

@@ -30,6 +30,11 @@ use crate::tracker::Tracker;
 /// A member is out when it did not poll for so long; the events thread polls all the time.
 const POLL_INTERVAL: Duration = Duration::from_secs(120);
 
+/// Messages of a partition that the native client reads ahead, in whole fetches and within the bytes. Each costs it
+/// some 450 bytes: with 200,000 they come from fresh memory instead of from caches, which took a quarter
+/// of the rate; with 10,000 it waits for the broker, which took a third.
+const READ_AHEAD: &str = "30000";
+
 /// Returns the settings of a member's native consumer.
 pub(super) fn native_config(config: &KafkaConfig, opening: &Opening) -> ClientConfig {
     let session = config.session_timeout;
@@ -50,7 +55,7 @@ pub(super) fn native_config(config: &KafkaConfig, opening: &Opening) -> ClientCo
         .set("fetch.queue.backoff.ms", "10")
         .set("fetch.wait.max.ms", "100")
         .set("fetch.message.max.bytes", "1048576")
-        .set("queued.min.messages", "200000")
+        .set("queued.min.messages", READ_AHEAD)
         .set("queued.max.messages.kbytes", share.to_string());
     native
 }
