@@ -35,6 +35,9 @@ const POLL_INTERVAL: Duration = Duration::from_secs(120);
 /// of the rate; with 10,000 it waits for the broker, which took a third.
 const READ_AHEAD: &str = "30000";
 
+/// A fetch takes this part of a partition's bytes: fetched bytes are compressed, the queue's are not.
+const FETCHES: usize = 16;
+
 /// Returns the settings of a member's native consumer.
 pub(super) fn native_config(config: &KafkaConfig, opening: &Opening) -> ClientConfig {
     let session = config.session_timeout;
@@ -54,7 +57,7 @@ pub(super) fn native_config(config: &KafkaConfig, opening: &Opening) -> ClientCo
         .set("max.poll.interval.ms", POLL_INTERVAL.max(session).as_millis().to_string())
         .set("fetch.queue.backoff.ms", "10")
         .set("fetch.wait.max.ms", "100")
-        .set("fetch.message.max.bytes", "1048576")
+        .set("fetch.message.max.bytes", (share * 1024 / FETCHES).min(1 << 20).to_string())
         .set("queued.min.messages", READ_AHEAD)
         .set("queued.max.messages.kbytes", share.to_string());
     native
