@@ -31,7 +31,7 @@ use crate::tracker::Tracker;
 const POLL_INTERVAL: Duration = Duration::from_secs(120);
 
 /// Messages of a partition that the native client reads ahead, in whole fetches and within the bytes. Each costs it
-/// some 450 bytes: with 200,000 they come from fresh memory instead of from caches, which took a quarter
+/// some hundred bytes: with 200,000 they come from fresh memory instead of from caches, which took a quarter
 /// of the rate; with 10,000 it waits for the broker, which took a third.
 const READ_AHEAD: &str = "30000";
 
