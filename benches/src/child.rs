@@ -16,10 +16,14 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// Is the child: does what `spec` says and prints the report.
 pub(crate) async fn run(spec: &str) -> Result<()> {
     let spec: Spec = serde_json::from_str(spec).context("reading what to do")?;
-    let report = match spec.side {
-        Side::Raw => raw::run(spec).await?,
-        Side::Mq => ours::run(&spec).await?,
-    };
+    // On a worker, as in a service: the runtime's main thread is woken for every step of its future.
+    let run = tokio::spawn(async move {
+        match spec.side {
+            Side::Raw => raw::run(spec).await,
+            Side::Mq => ours::run(&spec).await,
+        }
+    });
+    let report = run.await??;
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }

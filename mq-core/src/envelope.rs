@@ -249,6 +249,19 @@ impl<'a> InPlace<'a> {
         Message::with_id(Bytes::new(), Uuid::nil())
     }
 
+    /// Makes a message and its history blank again, but for payload, key, headers and id, which reading
+    /// replaces: each is then dropped once, and nothing is moved.
+    pub fn clear(message: &mut Message, envelope: &mut Envelope) {
+        message.subject = None;
+        message.content_type = None;
+        message.published_at = None;
+        message.deliver_at = None;
+        envelope.attempt = 1;
+        envelope.first_seen = None;
+        envelope.error = None;
+        envelope.target = None;
+    }
+
     /// Begins with a [`blank`](Self::blank) message and the history of a first attempt.
     pub fn new(message: &'a mut Message, envelope: &'a mut Envelope) -> Self {
         Self { message, envelope, id: None, death: Dying::default() }

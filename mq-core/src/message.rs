@@ -29,6 +29,15 @@ impl MessageId {
         Self(Id::Uuid(Uuid::now_v7()))
     }
 
+    /// Returns the id if it is a UUID.
+    #[must_use]
+    pub fn as_uuid(&self) -> Option<Uuid> {
+        match self.0 {
+            Id::Uuid(uuid) => Some(uuid),
+            Id::Text(_) => None,
+        }
+    }
+
     /// Calls `read` with the id's text, without allocating.
     pub fn with_str<R>(&self, read: impl FnOnce(&str) -> R) -> R {
         match &self.0 {

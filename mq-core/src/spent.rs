@@ -5,24 +5,34 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::driver::Incoming;
+use crate::driver::{Budget, Incoming};
 
-/// No more messages than this are kept, and none larger than this many bytes.
-const MOST: (usize, usize) = (2048, 2048);
+/// No larger messages than this are kept: the rest of the memory is shared by many.
+const LARGEST: usize = 2048;
+/// This part of a consumer's bytes may be kept.
+const PART: usize = 4;
 
 /// Messages that core is done with. A driver may take them, to use their memory again or to free
-/// it where it was allocated: an allocator's threads share nothing then. At most 2,048 messages of
-/// 2 KiB are kept, and none for a driver that never takes any.
+/// it where it was allocated: an allocator's threads share nothing then. No more are kept than a
+/// consumer may hold, in a quarter of the bytes, and none for a driver that never takes any.
 #[derive(Clone, Debug, Default)]
 pub struct Spent(Arc<Bin>);
 
 #[derive(Debug, Default)]
 struct Bin {
     wanted: AtomicBool,
+    /// Messages and bytes.
+    limit: (usize, usize),
     messages: Mutex<Vec<Arc<Incoming>>>,
 }
 
 impl Spent {
+    /// Makes a place for the messages of a consumer with this window.
+    pub(crate) fn new(window: Budget) -> Self {
+        let limit = (window.messages, window.bytes / PART);
+        Self(Arc::new(Bin { limit, ..Bin::default() }))
+    }
+
     /// Takes all that is there; who handled a message may still share it.
     #[must_use]
     pub fn take(&self) -> Vec<Arc<Incoming>> {
@@ -32,13 +42,17 @@ impl Spent {
 
     /// Returns whether a message of this size is kept.
     pub(crate) fn keeps(&self, size: usize) -> bool {
-        size <= MOST.1 && self.0.wanted.load(Ordering::Relaxed)
+        size <= LARGEST && self.0.wanted.load(Ordering::Relaxed)
     }
 
-    /// Keeps what there is room for and frees the rest.
-    pub(crate) fn put(&self, mut messages: Vec<Arc<Incoming>>) {
+    /// Keeps what there is room for and frees the rest. `bytes` is the size of all, and taken for
+    /// the measure of those that are kept already.
+    pub(crate) fn put(&self, mut messages: Vec<Arc<Incoming>>, bytes: usize) {
+        let (most, most_bytes) = self.0.limit;
+        let each = size_of::<Incoming>() + bytes / messages.len().max(1);
+        let most = most.min(most_bytes / each);
         let mut kept = self.0.messages.lock();
-        let room = MOST.0.saturating_sub(kept.len()).min(messages.len());
+        let room = most.saturating_sub(kept.len()).min(messages.len());
         if kept.is_empty() && room == messages.len() {
             std::mem::swap(&mut *kept, &mut messages);
         } else {
@@ -56,13 +70,15 @@ mod tests {
 
     #[test]
     fn keeps_for_who_takes_and_no_more_than_fits() {
-        let spent = Spent::default();
+        let spent = Spent::new(Budget { messages: 2000, bytes: 8 << 20 });
         assert!(!spent.keeps(10), "nobody takes");
-        assert!(spent.take().is_empty() && spent.keeps(10) && !spent.keeps(MOST.1 + 1));
+        assert!(spent.take().is_empty() && spent.keeps(10) && !spent.keeps(LARGEST + 1));
         let many = |count: u64| (0..count).map(|serial| Arc::new(incoming(serial, None))).collect();
-        spent.put(many(1500));
-        spent.put(many(1500));
-        assert_eq!(spent.take().len(), MOST.0);
+        spent.put(many(1500), 1500);
+        spent.put(many(1500), 1500);
+        assert_eq!(spent.take().len(), 2000);
+        spent.put(many(1500), 1500 * LARGEST);
+        assert!(spent.take().len() < 1024, "a quarter of the bytes");
         assert!(spent.take().is_empty());
     }
 }

@@ -156,7 +156,7 @@ impl SubscriberBuilder {
             .iter()
             .map(|topic| Subscription { topic: topic.clone(), settings: self.settings.clone() })
             .collect();
-        let spent = Spent::default();
+        let spent = Spent::new(self.prefetch);
         let options = ConsumerOptions {
             group: group.clone(),
             subscriptions,

@@ -164,7 +164,7 @@ pub(crate) fn decode(record: &BorrowedMessage<'_>, topic: &str, arena: &mut Aren
     decoded
 }
 
-/// Reads a record of a topic or an inbox into a blank message.
+/// Reads a record of a topic or an inbox into a message that is blank or [cleared](InPlace::clear).
 pub(crate) fn decode_into(
     record: &BorrowedMessage<'_>,
     topic: &str,
@@ -199,9 +199,10 @@ struct Parts {
 
 /// Shares a block out among the parts of a message; returns the key.
 fn parts(mut block: Bytes, parts: Parts, message: &mut Message) -> Bytes {
-    if parts.headers > 0 {
-        message.headers = Headers::packed(block.split_off(parts.key + parts.payload), parts.headers);
-    }
+    message.headers = match parts.headers {
+        0 => Headers::default(),
+        headers => Headers::packed(block.split_off(parts.key + parts.payload), headers),
+    };
     if parts.key == 0 {
         message.payload = block;
         return Bytes::new();

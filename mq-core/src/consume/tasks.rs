@@ -127,6 +127,7 @@ async fn settle_batch(shared: Arc<Shared>, batch: SettleBatch) {
 struct Done {
     /// For the driver.
     spent: Vec<Arc<Incoming>>,
+    spent_bytes: usize,
     freed: Vec<Arc<Incoming>>,
     answers: Vec<Answer>,
     failed: Vec<(Pending, Error)>,
@@ -149,8 +150,12 @@ impl Done {
         if state.acks_first() && matches!(pending.action, Action::Ack) {
             state.acked(message.filter(|_| verdict.is_ok()).map(|(message, _)| message));
         } else if let Some((message, size)) = message {
-            let kept = if shared.spent.keeps(size) { &mut self.spent } else { &mut self.freed };
-            kept.push(message);
+            if shared.spent.keeps(size) {
+                self.spent_bytes += size;
+                self.spent.push(message);
+            } else {
+                self.freed.push(message);
+            }
         }
         let count = match (&verdict, &pending.action) {
             (Err(_), _) => &mut self.counts.stale,
@@ -169,7 +174,7 @@ impl Done {
         shared.counters.add_settled(&self.counts);
         self.answers.drain(..).for_each(Answer::send);
         if !self.spent.is_empty() {
-            shared.spent.put(std::mem::take(&mut self.spent));
+            shared.spent.put(std::mem::take(&mut self.spent), self.spent_bytes);
         }
         self.freed.clear();
     }

@@ -31,6 +31,14 @@ use crate::tracker::Tracker;
 /// A member is out when it did not poll for so long; the events thread polls all the time.
 const POLL_INTERVAL: Duration = Duration::from_secs(120);
 
+/// Messages of a partition that the native client reads ahead, in whole fetches and within the bytes. Each costs it
+/// some hundred bytes: with 200,000 they come from fresh memory instead of from caches, which took a quarter
+/// of the rate; with 10,000 it waits for the broker, which took a third.
+const READ_AHEAD: &str = "30000";
+
+/// A fetch takes this part of a partition's bytes: fetched bytes are compressed, the queue's are not.
+const FETCHES: usize = 16;
+
 /// Returns the settings of a member's native consumer.
 pub(super) fn native_config(config: &KafkaConfig, opening: &Opening) -> ClientConfig {
     let session = config.session_timeout;
@@ -50,8 +58,8 @@ pub(super) fn native_config(config: &KafkaConfig, opening: &Opening) -> ClientCo
         .set("max.poll.interval.ms", POLL_INTERVAL.max(session).as_millis().to_string())
         .set("fetch.queue.backoff.ms", "10")
         .set("fetch.wait.max.ms", "100")
-        .set("fetch.message.max.bytes", "1048576")
-        .set("queued.min.messages", "200000")
+        .set("fetch.message.max.bytes", (share * 1024 / FETCHES).min(1 << 20).to_string())
+        .set("queued.min.messages", READ_AHEAD)
         .set("queued.max.messages.kbytes", share.to_string());
     native
 }

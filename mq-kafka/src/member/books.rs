@@ -13,6 +13,9 @@ use tokio::sync::oneshot;
 
 use crate::tracker::{Acked, Delivered, Ending, Snapshot, Tracker};
 
+/// This part of the window's bytes may wait to be reserved and handed out; who takes them has room
+/// for the whole window itself.
+const QUEUED: usize = 4;
 /// Fetches return about so many messages if there are several small chunks.
 const JOIN: usize = 1024;
 
@@ -137,7 +140,7 @@ impl Books {
 
     /// How many more messages the member may fetch.
     pub(crate) fn room(&self) -> usize {
-        if self.queued_bytes >= self.limit.bytes {
+        if self.queued_bytes >= (self.limit.bytes / QUEUED).max(1) {
             return 0;
         }
         self.limit.messages.saturating_sub(self.held)

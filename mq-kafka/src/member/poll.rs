@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mq_core::driver::{Incoming, Token};
 use mq_core::envelope::{Envelope, InPlace};
+use mq_core::{Event, Position};
 use rdkafka::Message as _;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -128,15 +129,29 @@ struct Memory {
 }
 
 impl Memory {
-    /// Puts a message where one was that nobody has any more, or else in a new place.
-    fn place(&mut self, incoming: Incoming) -> Arc<Incoming> {
+    /// Returns the place of a message that nobody has any more, or else a new one, for a message to
+    /// be read into.
+    fn place(&mut self, token: Token, subscription: usize, position: Option<Position>) -> Arc<Incoming> {
         while let Some(mut spent) = self.spent.pop() {
             if let Some(place) = Arc::get_mut(&mut spent) {
-                *place = incoming;
+                InPlace::clear(&mut place.message, &mut place.envelope);
+                place.token = token;
+                place.subscription = subscription;
+                place.redelivered = false;
+                place.suspect = None;
+                place.position = position;
                 return spent;
             }
         }
-        Arc::new(incoming)
+        Arc::new(Incoming {
+            token,
+            subscription,
+            redelivered: false,
+            message: InPlace::blank(),
+            envelope: Envelope::default(),
+            suspect: None,
+            position,
+        })
     }
 }
 
@@ -148,15 +163,9 @@ fn incoming(
     memory: &mut Memory,
 ) -> Arc<Incoming> {
     let (lane, epoch) = queue.ownership;
-    let mut incoming = memory.place(Incoming {
-        token: Token { lane, epoch, high: u64::try_from(record.offset()).unwrap_or(0), low: 0 },
-        subscription: source.subscription,
-        redelivered: false,
-        message: InPlace::blank(),
-        envelope: Envelope::default(),
-        suspect: None,
-        position: position(record.partition(), record.offset()),
-    });
+    let token = Token { lane, epoch, high: u64::try_from(record.offset()).unwrap_or(0), low: 0 };
+    let position = position(record.partition(), record.offset());
+    let mut incoming = memory.place(token, source.subscription, position);
     if let Some(Incoming { message, envelope, redelivered, .. }) = Arc::get_mut(&mut incoming) {
         decode_into(record, &source.topic, &mut memory.arena, message, envelope);
         *redelivered = source.inbox && envelope.first_seen.is_some();
