@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mq_core::driver::{Incoming, Token};
 use mq_core::envelope::{Envelope, InPlace};
-use mq_core::{Event, Position};
+use mq_core::Position;
 use rdkafka::Message as _;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
