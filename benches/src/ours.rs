@@ -18,11 +18,12 @@ const BATCH: usize = 1000;
 const SENDERS: usize = WINDOW / BATCH;
 /// Messages of one `receive_batch`.
 const TAKE: usize = 1000;
-/// Messages whose acks are not answered.
-const ACKS: usize = PREFETCH / 2;
-/// Deliveries in hand, those whose acks are not answered included. What is acked waits for a commit on Kafka: with
-/// fewer the client runs dry meanwhile, more do not stay in the caches.
-const PREFETCH: usize = 12_000;
+/// The most deliveries in hand, those whose acks are not answered included; half of them may be such. What is
+/// acked waits for a commit on Kafka: with fewer the client runs dry meanwhile, more do not stay in the caches.
+fn prefetch(spec: &Spec) -> usize {
+    if spec.bytes > 512 { 8_000 } else { 12_000 }
+}
+
 /// How long nothing may come.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -74,7 +75,7 @@ async fn send_all(publisher: &Publisher, load: &Arc<Load>, count: usize) -> Resu
 }
 
 async fn subscribe(client: &Client, spec: &Spec) -> Result<Subscriber> {
-    let builder = client.subscriber(spec.topic.as_str(), spec.group.as_str()).prefetch(PREFETCH);
+    let builder = client.subscriber(spec.topic.as_str(), spec.group.as_str()).prefetch(prefetch(spec));
     Ok(builder.open().await?)
 }
 
@@ -98,7 +99,7 @@ async fn consume(client: &Client, spec: &Spec) -> Result<Report> {
         }
         open += batch.len();
         acks.push_back((batch.len(), mq::ack_all(batch)));
-        while open > ACKS
+        while open > prefetch(spec) / 2
             && let Some((many, oldest)) = acks.pop_front()
         {
             settled(oldest).await?;

@@ -20,6 +20,8 @@ use crate::stamp;
 const PIPELINE: (usize, usize) = (500, 4);
 /// Entries of one read.
 const COUNT: usize = 500;
+/// Reads in flight: the server works on the next while one is parsed.
+const READS: usize = 2;
 /// Batches that were read and not handled.
 const AHEAD: usize = 2;
 /// XACKs that are not answered.
@@ -138,12 +140,18 @@ impl Owned {
 
 /// Reads on, on a connection of its own, while what was read is handled.
 async fn read(spec: &Spec, count: usize, out: mpsc::Sender<Value>) -> Result<()> {
-    let mut connection = connect(spec).await?;
+    let connection = connect(spec).await?;
     let mut cmd = redis::cmd("XREADGROUP");
     cmd.arg("GROUP").arg(&spec.group).arg("raw").arg("COUNT").arg(count).arg("BLOCK").arg(2000);
     cmd.arg("STREAMS").arg(&spec.topic).arg(">");
+    let mut flying = VecDeque::new();
     loop {
-        let reply = connection.send_packed_command(&cmd).await?;
+        while flying.len() < READS {
+            let (mut connection, cmd) = (connection.clone(), cmd.clone());
+            flying.push_back(tokio::spawn(async move { connection.send_packed_command(&cmd).await }));
+        }
+        let Some(read) = flying.pop_front() else { return Ok(()) };
+        let reply = read.await??;
         if let Value::ServerError(error) = reply {
             bail!("{error:?}");
         }
