@@ -154,6 +154,7 @@ pub fn manifest() -> Vec<Case> {
         Uses 5 "delay.survives_its_publisher" delay::survives_its_publisher: "a delayed message comes though its publisher closed";
         Uses 5 "delay.retry_survives_its_consumer" delay::retry_survives_its_consumer: "a delayed retry comes to another process, counted";
         Times 5 "delay.many_due_at_once" delay::many_due_at_once: "10,000 due in one instant all come, none early, within 2 s more than as many without delay take";
+        Times 5 "delay.on_time_beside_a_backlog" delay::on_time_beside_a_backlog: "beside 100,000 that wait for a far day (a million with MQ_LONG), 1,000 due a second are p99 at most 250 ms late, none early, and plain messages as fast as before";
         Uses 5 "delay.every_group_gets_it" delay::every_group_gets_it: "a delayed message comes whole to every group";
         Uses 5 "delay.longer_than_the_lease" delay::longer_than_the_lease: "a retry delay of five leases is one attempt";
         Uses 5 "delay.defer_waits" delay::defer_waits: "a deferred message comes after its time, uncounted";

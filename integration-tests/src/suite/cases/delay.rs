@@ -1,7 +1,7 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, ensure};
-use mq::{Capability, ErrorKind, GroupSettings, Message, Timestamp};
+use mq::{Capability, ErrorKind, GroupSettings, Message, Publisher, Subscriber, Timestamp};
 
 use crate::suite::context::{Context, body, drain, expect_kind, one, quiet, send, send_with, take};
 use crate::suite::manifest::Verdict;
@@ -111,6 +111,63 @@ pub(crate) async fn many_due_at_once(context: Context) -> Result<Verdict> {
     ensure!(seen == sent, "lost or doubled");
     let (took, bound) = (now().since(due), plain + Duration::from_secs(2));
     ensure!(took < bound, "took {took:?}; without delay as many take {plain:?}");
+    Ok(Verdict::Pass)
+}
+
+/// So many a second are due in [`on_time_beside_a_backlog`], for five seconds.
+const DUE_A_SECOND: usize = 1000;
+/// How late 99 of 100 of them may be.
+const LATE: u64 = 250;
+
+/// Returns how many messages wait for a far day: 100,000, or a million where `MQ_LONG` is set.
+fn backlog() -> usize {
+    if std::env::var_os("MQ_LONG").is_some() { 1_000_000 } else { 100_000 }
+}
+
+/// Sends and receives without delay; returns how long that took.
+async fn without_delay(publisher: &Publisher, subscriber: &Subscriber) -> Result<Duration> {
+    let begun = std::time::Instant::now();
+    send(publisher, "p", 5000).await?;
+    drain(subscriber, 5000).await?;
+    Ok(begun.elapsed())
+}
+
+pub(crate) async fn on_time_beside_a_backlog(context: Context) -> Result<Verdict> {
+    let (topic, waiting) = (context.topic(), context.topic());
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let publisher = context.publisher(&topic).await?;
+    let far = context.publisher(&waiting).await?;
+    let before = without_delay(&publisher, &subscriber).await?;
+    for _ in 0..backlog() / 10_000 {
+        send_with(&far, "far", 10_000, |number, message| {
+            let days = 40 + u64::try_from(number % 20).unwrap_or(0);
+            message.deliver_at(now().plus(Duration::from_secs(days * 24 * 3600)))
+        })
+        .await?;
+    }
+    let after = without_delay(&publisher, &subscriber).await?;
+    ensure!(
+        after < 2 * before + Duration::from_secs(1),
+        "{before:?} without and {after:?} beside the backlog"
+    );
+    let first = now().plus(Duration::from_secs(5));
+    let due = |number: usize| first.plus(Duration::from_millis((number * 1000 / DUE_A_SECOND) as u64));
+    let count = 5 * DUE_A_SECOND;
+    send_with(&publisher, "d", count, |number, message| message.deliver_at(due(number))).await?;
+    ensure!(now() < first, "{count} messages were not sent within 5 s");
+    let mut late = Vec::with_capacity(count);
+    while late.len() < count {
+        let delivery = one(&subscriber).await?;
+        let at = now();
+        let due = due(body(&delivery)[1..].parse()?);
+        ensure!(at.as_millis() + EARLY >= due.as_millis(), "{} is early", body(&delivery));
+        late.push(at.as_millis().saturating_sub(due.as_millis()));
+        drop(delivery.ack());
+    }
+    late.sort_unstable();
+    let p99 = late[count * 99 / 100];
+    ensure!(p99 <= LATE, "p99 is {p99} ms late, p50 {}, the last {}", late[count / 2], late[count - 1]);
+    context.admin().delete_topic(&waiting).await?;
     Ok(Verdict::Pass)
 }
 
