@@ -1,7 +1,6 @@
 //! Receiving.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,7 +25,8 @@ pub(crate) struct MemoryConsumer {
     options: ConsumerOptions,
     member: MemberId,
     waker: Arc<Notify>,
-    closed: AtomicBool,
+    /// Held while it leaves or joins again: who is closed must not join.
+    closed: Mutex<bool>,
     /// Lanes that were held when the group was deleted.
     lost: Mutex<Vec<Revocation>>,
 }
@@ -40,7 +40,7 @@ impl MemoryConsumer {
             options,
             member,
             waker,
-            closed: AtomicBool::new(false),
+            closed: Mutex::new(false),
             lost: Mutex::default(),
         };
         consumer.enter()?;
@@ -59,6 +59,10 @@ impl MemoryConsumer {
 
     /// Makes again what was deleted under the consumer; what it held is lost.
     fn rebuild(&self) -> Result<()> {
+        let closed = self.closed.lock();
+        if *closed {
+            return Err(Self::is_closed());
+        }
         self.shared.apply(Op::Leave(self.member), &self.context)?;
         for (index, subscription) in self.options.subscriptions.iter().enumerate() {
             let (topic, settings) = (subscription.topic.clone(), subscription.settings.clone());
@@ -83,6 +87,10 @@ impl MemoryConsumer {
                 .emit(Event::Rebuilt { what: format!("{topic} of group {}", self.options.group) });
         }
         self.enter()
+    }
+
+    fn is_closed() -> Error {
+        Error::new(ErrorKind::Closed, "the consumer was closed")
     }
 
     fn incoming(&self, batch: Batch) -> Fetched {
@@ -144,8 +152,8 @@ async fn release(
 impl Consumer for MemoryConsumer {
     async fn fetch(&self, budget: Budget) -> Result<Fetched> {
         loop {
-            if self.closed.load(Ordering::Acquire) {
-                return Err(Error::new(ErrorKind::Closed, "the consumer was closed"));
+            if *self.closed.lock() {
+                return Err(Self::is_closed());
             }
             let lost = std::mem::take(&mut *self.lost.lock());
             if !lost.is_empty() {
@@ -191,7 +199,8 @@ impl Consumer for MemoryConsumer {
     }
 
     async fn close(&self) -> Result<()> {
-        self.closed.store(true, Ordering::Release);
+        let mut closed = self.closed.lock();
+        *closed = true;
         self.shared.forget(self.member);
         self.waker.notify_one();
         self.shared.apply(Op::Leave(self.member), &self.context).map(drop)
@@ -201,10 +210,42 @@ impl Consumer for MemoryConsumer {
 impl Drop for MemoryConsumer {
     /// Not closed: it died.
     fn drop(&mut self) {
-        if !self.closed.load(Ordering::Acquire) {
+        if !*self.closed.get_mut() {
             self.shared.forget(self.member);
             // There is nobody left to tell, and a dead member's death cannot fail.
             drop(self.shared.apply(Op::Kill(self.member), &self.context));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mq_core::driver::{Backend, Spent, Subscription};
+    use mq_core::{GroupName, GroupSettings, TopicName};
+
+    use super::*;
+    use crate::{Broker, MemoryConfig};
+
+    /// A fetch that finds its member gone makes it again, unless it left by closing.
+    #[tokio::test]
+    async fn who_is_closed_does_not_join_again() -> Result<()> {
+        let (topic, group) = (TopicName::new("t")?, GroupName::new("g")?);
+        let broker = Broker::new();
+        let backend = broker.backend(MemoryConfig::default(), Context::default());
+        let (admin, settings) = (backend.admin().await?, GroupSettings::default());
+        admin.ensure_topic(&topic, &TopicSpec::default(), Policy::Create).await?;
+        admin.ensure_group(&topic, &group, &settings, Policy::Create).await?;
+        let options = ConsumerOptions {
+            group: group.clone(),
+            subscriptions: vec![Subscription { topic: topic.clone(), settings }],
+            prefetch: Budget { messages: 1, bytes: 1 },
+            spent: Spent::default(),
+        };
+        let consumer = MemoryConsumer::join(broker.0.clone(), Context::default(), options)?;
+        consumer.close().await?;
+        // As a fetch does that saw it open a moment ago, and its member gone now.
+        assert_eq!(consumer.rebuild().unwrap_err().kind(), ErrorKind::Closed);
+        assert_eq!(admin.stats(&topic, &group).await?.consumers, Some(0));
+        Ok(())
     }
 }

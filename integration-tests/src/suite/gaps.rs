@@ -4,11 +4,6 @@
 /// Backend, row, and what is known.
 pub const GAPS: &[(&str, &str, &str)] = &[
     (
-        "memory",
-        "order.members_join_and_leave",
-        "two of twelve runs beside a compiler ended after 93 s; cause unknown",
-    ),
-    (
         "kafka",
         "delay.many_due_at_once",
         "on a busy machine the forwarder needed 13 s for 3,000 messages; has passed since it runs alone",
