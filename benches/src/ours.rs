@@ -21,7 +21,7 @@ const TAKE: usize = 1000;
 /// The most deliveries in hand, those whose acks are not answered included; half of them may be such. What is
 /// acked waits for a commit on Kafka: with fewer the client runs dry meanwhile, more do not stay in the caches.
 fn prefetch(spec: &Spec) -> usize {
-    if spec.bytes > 512 { 8_000 } else { 12_000 }
+    if spec.bytes > 512 { 10_000 } else { 12_000 }
 }
 
 /// How long nothing may come.
