@@ -41,7 +41,6 @@ impl<'a> Context<'a> {
     }
 
     /// Returns the delivery; the worker settles it.
-    #[must_use]
     pub fn delivery(&self) -> &'a Delivery {
         self.delivery
     }

@@ -35,7 +35,7 @@ impl Done {
 /// use mq_worker::{Id, Publish, Text};
 ///
 /// async fn pack(Id(id): Id, Text(order): Text) -> Publish {
-///     Publish::new("parcels", Message::new(order).id(format!("parcel-of-{id}")))
+///     Publish::new("parcels", Message::new(order.into_bytes()).id(format!("parcel-of-{id}")))
 /// }
 /// ```
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytestring::ByteString;
 use mq_core::{Client, GroupName, Publisher, Result};
@@ -32,7 +32,9 @@ pub(crate) struct Shared {
     pub(crate) group: GroupName,
     pub(crate) state: Extensions,
     pub(crate) rules: Vec<Rule>,
-    pub(crate) phase: watch::Sender<Phase>,
+    /// Looked at before each message, without the lock of `phase`.
+    stopping: AtomicBool,
+    phase: watch::Sender<Phase>,
     pub(crate) counts: Counts,
     stopped: OnceLock<ByteString>,
     publishers: Mutex<HashMap<String, Publisher>>,
@@ -51,6 +53,7 @@ impl Shared {
             group,
             state,
             rules,
+            stopping: AtomicBool::new(false),
             phase: watch::Sender::new(Phase::Running),
             counts: Counts::default(),
             stopped: OnceLock::new(),
@@ -60,6 +63,7 @@ impl Shared {
 
     /// Moves on; there is no way back.
     pub(crate) fn enter(&self, phase: Phase) {
+        self.stopping.store(phase >= Phase::Draining, Ordering::Relaxed);
         self.phase.send_if_modified(|now| {
             let later = *now < phase;
             *now = phase.max(*now);
@@ -78,7 +82,7 @@ impl Shared {
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
-        *self.phase.borrow() >= Phase::Draining
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// The first reason counts.

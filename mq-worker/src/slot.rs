@@ -40,7 +40,8 @@ impl Slot {
         let mut answers = Answers(VecDeque::new());
         let end = loop {
             let delivery = match self.next(&mut answers).await {
-                Ok(delivery) => delivery,
+                Ok(Some(delivery)) => delivery,
+                Ok(None) => break Ok(()),
                 Err(error) if error.kind() == ErrorKind::Closed => break Ok(()),
                 Err(error) => break Err(error),
             };
@@ -53,23 +54,24 @@ impl Slot {
         end
     }
 
-    async fn next(&self, answers: &mut Answers) -> Result<Delivery> {
-        loop {
+    /// Returns `None` if the worker stops.
+    async fn next(&self, answers: &mut Answers) -> Result<Option<Delivery>> {
+        while !self.shared.is_stopping() {
             answers.take(&self.shared.counts);
             if answers.0.len() >= UNANSWERED {
                 answers.first(&self.shared.counts).await;
             }
             tokio::select! {
                 biased;
-                received = self.control.subscriber.receive() => return received,
+                received = self.control.subscriber.receive() => return received.map(Some),
                 () = answers.first(&self.shared.counts), if !answers.0.is_empty() => {}
                 () = self.control.paused() => tokio::select! {
                     () = self.control.open() => {}
-                    // Receiving says that it is closed.
-                    () = self.shared.stopping() => return self.control.subscriber.receive().await,
+                    () = self.shared.stopping() => {}
                 },
             }
         }
+        Ok(None)
     }
 
     /// Returns `None` if the run is over before the handler is.

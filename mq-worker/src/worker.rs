@@ -144,8 +144,8 @@ impl Worker {
         let (shared, mut slots, controls) = self.start().await?;
         let failure = tokio::select! {
             biased;
-            error = failed(&mut slots) => Some(error),
             () = shared.stopping() => None,
+            error = failed(&mut slots) => Some(error),
             _ = until => None,
         };
         shared.enter(Phase::Draining);

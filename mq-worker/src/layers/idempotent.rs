@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mq_core::Message;
 
-use super::store::{Claim, Store, StoreError};
+use super::store::{Claim, Store, StoreDown};
 use crate::backoff::{Backoff, retry};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -28,7 +28,8 @@ type KeyOf = Box<dyn Fn(&Message) -> Option<String> + Send + Sync>;
 /// that dies between the effect and the mark does it again: where that matters, keep the mark in the
 /// same transaction as the effect.
 ///
-/// A store that is down fails the message before its handler runs; the policy says when it is tried again. If
+/// A store that is down fails the message before its handler runs, with [`StoreDown`](crate::layers::StoreDown);
+/// the policy says when it is tried again. If
 /// it fails after the handler succeeded it is asked twice more, and then the message is acked unmarked.
 ///
 /// ```
@@ -123,7 +124,7 @@ impl<S: Store> Layer for Idempotent<S> {
     async fn call(&self, context: &mut Context<'_>, next: Next<'_>) -> Outcome {
         let Some(key) = (self.key)(context.message()) else { return next.run(context).await };
         let owner = fastrand::u64(..);
-        match self.store.claim(&key, owner, self.lease).await.map_err(down)? {
+        match self.store.claim(&key, owner, self.lease).await.map_err(StoreDown)? {
             Claim::Done => return Ok(Done::skipped()),
             Claim::Busy => return Err(Failure::defer(BUSY).because("another handler is at it")),
             Claim::Mine => {}
@@ -138,10 +139,6 @@ impl<S: Store> Layer for Idempotent<S> {
         }
         outcome
     }
-}
-
-fn down(error: StoreError) -> Failure {
-    format!("the store of what was done cannot be asked: {error}; nothing was handled").into()
 }
 
 /// A claim under way; given up when it is dropped.

@@ -13,5 +13,5 @@ pub use filter::Filter;
 pub use idempotent::Idempotent;
 pub use kill_switch::KillSwitch;
 pub use rate_limit::RateLimit;
-pub use store::{Claim, MemoryStore, Store, StoreError};
+pub use store::{Claim, MemoryStore, Store, StoreDown, StoreError};
 pub use timeout::Timeout;

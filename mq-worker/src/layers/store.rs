@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,22 @@ use tokio::time::Instant;
 
 /// What a store failed with.
 pub type StoreError = Box<dyn StdError + Send + Sync>;
+
+/// The store could not be asked whether a message was handled before; nothing was handled.
+#[derive(Debug)]
+pub struct StoreDown(pub StoreError);
+
+impl fmt::Display for StoreDown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the store of what was done cannot be asked, so nothing was handled; bring it back")
+    }
+}
+
+impl StdError for StoreDown {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.0)
+    }
+}
 
 /// What a store says to who wants to do something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
