@@ -30,36 +30,6 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 ///
 /// let route = greet.concurrency(64).timeout(Duration::from_secs(5));
 /// ```
-///
-/// What is no handler does not compile, and the compiler says what is asked for:
-///
-/// ```compile_fail,E0277
-/// fn not_async(text: mq_worker::Text) {}
-/// fn on<M>(route: impl mq_worker::IntoRoute<M>) {}
-/// on(not_async);
-/// ```
-///
-/// ```compile_fail,E0277
-/// async fn no_extractor(text: String) {}
-/// fn on<M>(route: impl mq_worker::IntoRoute<M>) {}
-/// on(no_extractor);
-/// ```
-///
-/// ```compile_fail,E0277
-/// async fn no_outcome() -> u8 { 1 }
-/// fn on<M>(route: impl mq_worker::IntoRoute<M>) {}
-/// on(no_outcome);
-/// ```
-///
-/// ```compile_fail
-/// async fn not_send() {
-///     let held = std::rc::Rc::new(1);
-///     tokio::task::yield_now().await;
-///     drop(held);
-/// }
-/// fn on<M>(route: impl mq_worker::IntoRoute<M>) {}
-/// on(not_send);
-/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler: it must be an `async fn` of at most 8 extractors that returns `()`, `Publish` or a `Result` of them",
     label = "not a handler",
