@@ -57,9 +57,10 @@ impl Slot {
     /// Returns `None` if the worker stops.
     async fn next(&self, answers: &mut Answers) -> Result<Option<Delivery>> {
         while !self.shared.is_stopping() {
-            answers.take(&self.shared.counts);
+            // By then most are there: looking earlier costs more than the answer does.
             if answers.0.len() >= UNANSWERED {
                 answers.first(&self.shared.counts).await;
+                answers.take(&self.shared.counts);
             }
             tokio::select! {
                 biased;
