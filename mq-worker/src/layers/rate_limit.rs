@@ -50,7 +50,7 @@ impl RateLimit {
         let mut due = self.due.lock();
         let on_time = due.map_or(now, |due| due.max(now));
         *due = Some(on_time + self.every);
-        let ahead = self.every * (self.burst - 1);
+        let ahead = self.every.saturating_mul(self.burst - 1);
         on_time.checked_sub(ahead).map_or(now, |early| early.max(now))
     }
 }

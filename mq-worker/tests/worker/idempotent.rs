@@ -148,3 +148,36 @@ async fn a_mark_that_fails_is_tried_again_and_does_not_repeat_the_effect() {
         assert_eq!(notes.all().len() as u64, 1 + again);
     }
 }
+
+/// Lets another owner take every claim.
+struct Thief(MemoryStore);
+
+impl Store for Thief {
+    async fn claim(&self, key: &str, owner: u64, lease: Duration) -> Result<Claim, StoreError> {
+        let claim = self.0.claim(key, owner, lease).await?;
+        self.0.release(key, owner).await?;
+        self.0.claim(key, !owner, 60 * SECOND).await?;
+        Ok(claim)
+    }
+
+    async fn complete(&self, key: &str, window: Option<Duration>) -> Result<(), StoreError> {
+        self.0.complete(key, window).await
+    }
+
+    async fn release(&self, key: &str, owner: u64) -> Result<(), StoreError> {
+        self.0.release(key, owner).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_whose_claim_is_lost_is_cancelled() {
+    async fn hangs() {
+        std::future::pending::<()>().await;
+    }
+    let client = client();
+    let route = hangs.layer(Idempotent::new(Thief(MemoryStore::new()))).retry(Backoff::default().attempts(1));
+    let report = serve(&client, Worker::new(&client, "g").on("in", route), [Message::new("")]).await;
+    assert_eq!((report.dead, report.given_back), (1, 0));
+    let error = epitaph(&client).await.1.unwrap();
+    assert!(error.starts_with("the claim was lost while the handler ran"), "{error}");
+}

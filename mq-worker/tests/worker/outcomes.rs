@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use mq_core::Message;
+use mq_core::{Client, ClientOptions, Message};
 use mq_worker::{Backoff, Done, Failure, Handler, Publish, State, Text, Worker};
 
-use crate::support::{Notes, SECOND, client, dead, epitaph, numbered, serve};
+use crate::support::{Notes, SECOND, backend, client, dead, epitaph, numbered, serve};
 
 #[tokio::test(start_paused = true)]
 async fn unit_ok_and_done_ack() {
@@ -105,4 +105,20 @@ async fn nothing_is_published_once_the_lease_is_lost() {
     assert_eq!((report.handled, report.stale), (0, 1));
     assert_eq!(dead(&client, "in").await.len(), 1);
     assert!(out.receive_batch(1, Duration::ZERO).await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_floods_waits_for_room() {
+    async fn flood() -> Vec<Publish> {
+        (0..10_000).map(|number| Publish::new("out", Message::new(number.to_string()))).collect()
+    }
+    let client = Client::new(backend(), ClientOptions::default().in_flight(8, 1 << 20));
+    let out = client.subscriber("out", "reader").open().await.unwrap();
+    let report = serve(&client, Worker::new(&client, "g").on("in", flood), numbered(1)).await;
+    assert_eq!((report.handled, report.retried), (1, 0));
+    for number in 0..10_000 {
+        let delivery = out.receive().await.unwrap();
+        assert_eq!(delivery.payload(), number.to_string().as_bytes());
+        delivery.ack().await.unwrap();
+    }
 }

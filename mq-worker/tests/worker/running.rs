@@ -221,3 +221,35 @@ async fn thousands_are_handled_and_all_settlements_are_answered() {
     assert_eq!(client.counts().acked, 5000);
     assert!(dead(&client, "in").await.is_empty());
 }
+
+/// In real time: a blocked thread is what keeps the worker from renewing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_whose_lease_is_lost_is_cancelled() {
+    async fn blocks_then_hangs(Attempt(attempt): Attempt, State(notes): State<Notes>) {
+        let _dropped = Dropped(notes);
+        if attempt == 1 {
+            std::thread::sleep(Duration::from_millis(400));
+            std::future::pending::<()>().await;
+        }
+    }
+    let (client, notes) = (client(), Notes::default());
+    let route = blocks_then_hangs.lease(Duration::from_millis(100));
+    let worker = Worker::new(&client, "g").on("in", route).state(notes.clone());
+    let report = worker.run_until(async {
+        client.publisher("in").await.unwrap().send(Message::new("x")).await.unwrap();
+        while notes.all().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let report = report.await.unwrap();
+    assert_eq!((report.handled, report.stale, report.given_back), (1, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_worker_stops_at_once() {
+    let client = client();
+    let worker = Worker::new(&client, "g").on("in", || async {});
+    let start = tokio::time::Instant::now();
+    let report = worker.run_until(std::future::ready(())).await.unwrap();
+    assert_eq!((report, start.elapsed().as_secs()), (mq_worker::Report::default(), 0));
+}
