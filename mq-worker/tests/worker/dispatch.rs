@@ -3,7 +3,7 @@
 use mq_core::{ErrorKind, Message};
 use mq_worker::{Dispatch, State, Text, Worker};
 
-use crate::support::{Notes, client, epitaph, serve};
+use crate::support::{Notes, client, epitaph, refused, serve};
 
 async fn first(Text(text): Text, State(notes): State<Notes>) {
     notes.add(format!("first {text}"));
@@ -51,7 +51,7 @@ async fn what_is_put_together_wrongly_does_not_start() {
         (Worker::new(&client, "no group").on("in", first), "allowed are letters"),
     ];
     for (worker, says) in wrong {
-        let error = worker.run().await.unwrap_err();
+        let error = refused(worker).await;
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains(says), "{error}");
     }

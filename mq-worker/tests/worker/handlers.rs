@@ -7,7 +7,7 @@ use mq_worker::{
 };
 use serde::Deserialize;
 
-use crate::support::{Notes, client, dead, epitaph, serve};
+use crate::support::{Notes, client, dead, epitaph, refused, serve};
 
 #[derive(Debug, Deserialize)]
 struct Order {
@@ -128,7 +128,7 @@ async fn a_worker_without_the_state_its_handlers_want_does_not_start() {
         Ok(())
     }
     let client = client();
-    let error = Worker::new(&client, "g").on("in", wants).run().await.unwrap_err();
+    let error = refused(Worker::new(&client, "g").on("in", wants)).await;
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.to_string().contains("no state of type u16; give it one with `.state(…)`"), "{error}");
 }

@@ -200,3 +200,100 @@ async fn kill_switch_stops_and_says_so() {
     // 0, 1, 2, then 3 begins anew, 4 to 8.
     assert_eq!((stopped.report.handled, stopped.report.retried, stopped.report.dead), (1, 8, 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_layer_returns_is_published() {
+    struct Answer;
+    impl Layer for Answer {
+        async fn call(&self, context: &mut Context<'_>, next: Next<'_>) -> Outcome {
+            let mut done = next.run(context).await?;
+            assert!(done.publish.is_empty(), "the handler's is published by now");
+            done.publish.push(Publish::new("out", Message::new("layer")));
+            Ok(done)
+        }
+    }
+    async fn handle() -> Publish {
+        Publish::new("out", Message::new("handler"))
+    }
+    let client = client();
+    let out = client.subscriber("out", "reader").open().await.unwrap();
+    serve(&client, Worker::new(&client, "g").on("in", handle.layer(Answer)), numbered(1)).await;
+    for expected in ["handler", "layer"] {
+        let delivery = out.receive().await.unwrap();
+        assert_eq!(delivery.payload(), expected.as_bytes());
+        delivery.ack().await.unwrap();
+    }
+}
+
+async fn fails_first(Text(text): Text, State(notes): State<Notes>) -> Result<(), Failure> {
+    if notes.add(&*text) == 1 { Err("down".into()) } else { Ok(()) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn circuit_breaker_takes_nothing_while_it_is_open_but_what_finds_out() {
+    let (client, notes) = (client(), Notes::default());
+    let breaker = Arc::new(CircuitBreaker::after(1).pause(100 * SECOND));
+    let worker = Worker::new(&client, "g")
+        .on("in", fails_first.layer(breaker.clone()).concurrency(8))
+        .on("other", fails_first.layer(breaker).concurrency(1))
+        .state(notes.clone())
+        .retry(Backoff::constant(HOUR));
+    let [publisher, other] =
+        [client.publisher("in").await.unwrap(), client.publisher("other").await.unwrap()];
+    let report = worker.run_until(async {
+        publisher.send(Message::new("first")).await.unwrap();
+        tokio::time::sleep(SECOND).await;
+        for message in numbered(20) {
+            publisher.send(message).await.unwrap();
+        }
+        tokio::time::sleep(SECOND).await;
+        assert_eq!(client.counts().received, 1);
+        for message in numbered(20) {
+            other.send(message).await.unwrap();
+        }
+        tokio::time::sleep(90 * SECOND).await;
+        assert_eq!(client.counts().received, 2);
+        tokio::time::sleep(90 * SECOND).await;
+    });
+    let report = report.await.unwrap();
+    assert_eq!((report.handled, report.retried), (40, 1));
+    assert!(notes.seconds()[1..].iter().all(|second| *second == 100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn circuit_breaker_probes_again_after_a_probe_that_was_cancelled() {
+    async fn handle(State(notes): State<Notes>) -> Result<(), Failure> {
+        match notes.add("") {
+            1 => Err("down".into()),
+            2 => std::future::pending().await,
+            _ => Ok(()),
+        }
+    }
+    let (client, notes) = (client(), Notes::default());
+    let route =
+        handle.layer(Timeout::new(SECOND)).layer(CircuitBreaker::after(1).pause(10 * SECOND)).concurrency(1);
+    let worker =
+        Worker::new(&client, "g").on("in", route).state(notes.clone()).retry(Backoff::constant(60 * SECOND));
+    let report = serve(&client, worker, numbered(3)).await;
+    assert_eq!((report.handled, report.retried), (3, 2));
+    assert_eq!(notes.seconds(), [0, 10, 11, 60, 71]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn circuit_breaker_gives_back_what_waits_for_a_probe_when_the_worker_stops() {
+    async fn handle(State(notes): State<Notes>) -> Result<(), Failure> {
+        if notes.add("") == 1 { Err("down".into()) } else { std::future::pending().await }
+    }
+    let (client, notes) = (client(), Notes::default());
+    let route = handle.layer(CircuitBreaker::after(1).pause(10 * SECOND)).concurrency(8);
+    let worker = Worker::new(&client, "g").on("in", route).state(notes).retry(Backoff::constant(HOUR));
+    let publisher = client.publisher("in").await.unwrap();
+    let report = worker.drain(SECOND).run_until(async {
+        for wait in [1, 20] {
+            publisher.send_batch(numbered(8)).await;
+            tokio::time::sleep(wait * SECOND).await;
+        }
+    });
+    let report = report.await.unwrap();
+    assert_eq!((report.retried, report.deferred, report.given_back), (1, 7, 1));
+}

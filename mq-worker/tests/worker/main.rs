@@ -8,3 +8,4 @@ mod outcomes;
 mod policies;
 mod running;
 mod support;
+mod unconfirmed;

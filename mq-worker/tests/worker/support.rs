@@ -36,6 +36,11 @@ pub(crate) async fn serve(client: &Client, worker: Worker, messages: impl Into<V
     run(client, worker, messages).await.unwrap()
 }
 
+/// Returns the error of a worker that must not start.
+pub(crate) async fn refused(worker: Worker) -> mq_core::Error {
+    worker.run_until(tokio::time::sleep(HOUR)).await.expect_err("it must not start")
+}
+
 pub(crate) async fn send_and_wait(client: &Client, topic: &str, messages: Vec<Message>) {
     let publisher = client.publisher(topic).await.unwrap();
     for verdict in publisher.send_batch(messages).await {
