@@ -5,7 +5,7 @@ use std::time::Duration;
 use mq_core::{Client, ClientOptions, Message};
 use mq_worker::{Backoff, Done, Failure, Handler, Publish, State, Text, Worker};
 
-use crate::support::{Notes, SECOND, backend, client, dead, epitaph, numbered, serve};
+use crate::support::{Notes, SECOND, backend, client, dead, epitaph, numbered, serve, texts};
 
 #[tokio::test(start_paused = true)]
 async fn unit_ok_and_done_ack() {
@@ -88,26 +88,28 @@ async fn a_source_whose_message_cannot_be_published_is_tried_again() {
 /// In real time: a blocked thread is what keeps the worker from renewing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_published_once_the_lease_is_lost() {
-    async fn blocks() -> Publish {
-        std::thread::sleep(Duration::from_millis(400));
-        Publish::new("out", Message::new("late"))
+    async fn copy(Text(text): Text, State(notes): State<Notes>) -> Publish {
+        if text == "slow" {
+            std::thread::sleep(Duration::from_millis(400));
+        }
+        notes.add(&*text);
+        Publish::new("out", Message::new(text.into_bytes()))
     }
-    let client = client();
+    let (client, notes) = (client(), Notes::default());
     let out = client.subscriber("out", "reader").open().await.unwrap();
-    let route = blocks.lease(Duration::from_millis(100)).retry(Backoff::default().attempts(1));
-    let mut events = client.events();
-    let worker = Worker::new(&client, "g").on("in", route);
-    let report = worker.run_until(async {
-        client.publisher("in").await.unwrap().send(Message::new("x")).await.unwrap();
-        while !matches!(events.recv().await, Ok(mq_core::Event::LeaseExpired { .. })) {}
+    let route = copy.lease(Duration::from_millis(100)).retry(Backoff::default().attempts(1)).concurrency(1);
+    let publisher = client.publisher("in").await.unwrap();
+    let report = Worker::new(&client, "g").on("in", route).state(notes.clone()).run_until(async {
+        // The first one opens the publisher; the last one is handled once the slow one is settled.
+        for text in ["first", "slow", "last"] {
+            publisher.send(Message::new(text)).await.unwrap();
+        }
+        notes.reached(3).await;
     });
     let report = report.await.unwrap();
-    assert_eq!((report.handled, report.stale), (0, 1));
+    assert_eq!((report.handled, report.stale), (2, 1));
     assert_eq!(dead(&client, "in").await.len(), 1);
-    client.publisher("out").await.unwrap().send(Message::new("only this")).await.unwrap();
-    let first = out.receive().await.unwrap();
-    assert_eq!(first.payload().as_ref(), b"only this");
-    first.ack().await.unwrap();
+    assert_eq!(texts(&out).await, ["first", "last"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -237,9 +237,7 @@ async fn a_handler_whose_lease_is_lost_is_cancelled() {
     let worker = Worker::new(&client, "g").on("in", route).state(notes.clone());
     let report = worker.run_until(async {
         client.publisher("in").await.unwrap().send(Message::new("x")).await.unwrap();
-        while notes.all().len() < 2 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        notes.reached(2).await;
     });
     let report = report.await.unwrap();
     assert_eq!((report.handled, report.stale, report.given_back), (1, 1, 0));
@@ -250,6 +248,7 @@ async fn an_idle_worker_stops_at_once() {
     let client = client();
     let worker = Worker::new(&client, "g").on("in", || async {});
     let start = tokio::time::Instant::now();
-    let report = worker.run_until(std::future::ready(())).await.unwrap();
+    // A run is a task like others.
+    let report = tokio::spawn(worker.run_until(std::future::ready(()))).await.unwrap().unwrap();
     assert_eq!((report, start.elapsed().as_secs()), (mq_worker::Report::default(), 0));
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mq_core::driver::{Context, Page};
-use mq_core::{Client, ClientOptions, Clock, DeadLetter, GroupName, Message, Result, TopicName};
+use mq_core::{
+    Client, ClientOptions, Clock, DeadLetter, Delivery, GroupName, Message, Result, Subscriber, TopicName,
+};
 use mq_memory::{Broker, MemoryBackend, MemoryConfig};
 use mq_worker::{Report, Worker};
 use parking_lot::Mutex;
@@ -67,6 +69,20 @@ pub(crate) async fn epitaph(client: &Client) -> (String, Option<String>) {
     (reason, envelope.error.as_ref().map(ToString::to_string))
 }
 
+/// Takes what comes, as text, until a second passes without any.
+pub(crate) async fn texts(subscriber: &Subscriber) -> Vec<String> {
+    let mut texts = Vec::new();
+    loop {
+        let deliveries = subscriber.receive_batch(100, SECOND).await.unwrap();
+        if deliveries.is_empty() {
+            return texts;
+        }
+        let text = |delivery: &Delivery| String::from_utf8_lossy(delivery.payload()).into_owned();
+        texts.extend(deliveries.iter().map(text));
+        mq_core::ack_all(deliveries).await.unwrap();
+    }
+}
+
 /// Notes things down with the virtual seconds since it was made.
 #[derive(Clone, Debug)]
 pub(crate) struct Notes(Arc<Mutex<Vec<(u64, String)>>>, Instant);
@@ -82,6 +98,17 @@ impl Notes {
         let mut notes = self.0.lock();
         notes.push((self.1.elapsed().as_secs(), note.into()));
         notes.len()
+    }
+
+    /// Waits, in real time, until there are so many notes, 30 s at most.
+    pub(crate) async fn reached(&self, count: usize) {
+        for _ in 0..3000 {
+            if self.0.lock().len() >= count {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no {count} notes in 30 s");
     }
 
     pub(crate) fn all(&self) -> Vec<String> {
