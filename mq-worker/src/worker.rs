@@ -22,7 +22,7 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 /// How long handlers that are dropped at the end of draining get to let go of their thread.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Handlers of one group's messages, with what they share.
+/// Handlers of one group's messages, with what they share. For several groups run several workers, side by side.
 #[must_use = "nothing runs before `run_until`"]
 pub struct Worker {
     client: Client,
@@ -130,7 +130,7 @@ impl Worker {
     /// Works until `until` returns; then drains: nothing more is received, what is under way may end within
     /// the [deadline](Self::drain), and what does not is given back, uncounted, and its handler dropped.
     ///
-    /// `until` is polled once all topics are subscribed to: what it sends is received.
+    /// `until` is polled once all topics are subscribed to: what it sends is received. What it returns is dropped.
     ///
     /// # Errors
     /// Before anything is received: `InvalidInput` for what is put together wrongly, or what

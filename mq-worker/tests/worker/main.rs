@@ -7,5 +7,6 @@ mod layers;
 mod outcomes;
 mod policies;
 mod running;
+mod storm;
 mod support;
 mod unconfirmed;
