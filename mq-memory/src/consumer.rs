@@ -86,7 +86,12 @@ impl MemoryConsumer {
                 .events
                 .emit(Event::Rebuilt { what: format!("{topic} of group {}", self.options.group) });
         }
-        self.enter()
+        self.enter()?;
+        if self.closed.load(Ordering::Acquire) {
+            // Closed since: it must not come back as a member that nobody drives.
+            self.shared.apply(Op::Leave(self.member), &self.context)?;
+        }
+        Ok(())
     }
 
     fn is_closed() -> Error {
@@ -162,8 +167,11 @@ impl Consumer for MemoryConsumer {
             let batch = match self.shared.apply(Op::Fetch(self.member, budget), &self.context) {
                 Ok(Reply::Fetched(batch)) => batch,
                 Ok(other) => return Err(unexpected(&other)),
+                // After a close that came in between: the next turn says so.
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    self.rebuild()?;
+                    if !self.closed.load(Ordering::Acquire) {
+                        self.rebuild()?;
+                    }
                     continue;
                 }
                 Err(error) => return Err(error),

@@ -30,6 +30,9 @@
 //! | `kafka` | `kafka://`, `kafkas://` | Apache Kafka |
 //! | `rabbitmq` | `amqp://`, `amqps://` | RabbitMQ |
 //! | `redis-stream` | `redis://`, `rediss://` | Redis Streams |
+//!
+//! The feature `worker` (default) is [`mq::worker`](worker): handlers as async functions, with retries, layers
+//! and draining around them.
 
 mod connect;
 
@@ -52,3 +55,7 @@ pub use mq_rabbitmq as rabbitmq;
 /// The Redis Streams backend.
 #[cfg(feature = "redis-stream")]
 pub use mq_redis_stream as redis_stream;
+
+/// Handlers, policies and layers on any backend.
+#[cfg(feature = "worker")]
+pub use mq_worker as worker;

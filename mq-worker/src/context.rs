@@ -1,0 +1,110 @@
+//! A message on its way through layers to its handler.
+
+use std::time::Duration;
+
+use bytestring::ByteString;
+use mq_core::{Delivery, GroupName, Message, TopicName};
+use tokio::time::Instant;
+
+use crate::control::Control;
+use crate::extensions::Extensions;
+use crate::failure::Failure;
+use crate::outcome::Publish;
+use crate::route::Route;
+use crate::shared::Shared;
+
+/// A message on its way through the layers to its handler, and what they may do about it.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// What layers leave for each other and for [`Extension`](crate::Extension).
+    pub extensions: Extensions,
+    delivery: &'a Delivery,
+    route: &'a Route,
+    control: &'a Control,
+    shared: &'a Shared,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn new(
+        delivery: &'a Delivery,
+        route: &'a Route,
+        control: &'a Control,
+        shared: &'a Shared,
+    ) -> Self {
+        Self { extensions: Extensions::default(), delivery, route, control, shared }
+    }
+
+    /// Returns the message.
+    #[must_use]
+    pub fn message(&self) -> &'a Message {
+        self.delivery.message()
+    }
+
+    /// Returns the delivery; the worker settles it.
+    pub fn delivery(&self) -> &'a Delivery {
+        self.delivery
+    }
+
+    /// Returns the topic it came from.
+    #[must_use]
+    pub fn topic(&self) -> &'a TopicName {
+        self.control.topic()
+    }
+
+    /// Returns the worker's group.
+    #[must_use]
+    pub fn group(&self) -> &'a GroupName {
+        &self.shared.group
+    }
+
+    /// Returns what was given to the worker with [`state`](crate::Worker::state).
+    #[must_use]
+    pub fn state(&self) -> &'a Extensions {
+        &self.shared.state
+    }
+
+    /// Receives nothing more for this handler before `until`. What is in hand goes on.
+    pub fn pause_until(&self, until: Instant) {
+        self.control.pause_until(until);
+    }
+
+    /// Stops the whole worker: it drains, and its run ends with an error that says `reason`.
+    pub fn stop(&self, reason: impl Into<ByteString>) {
+        self.shared.stop(reason.into());
+    }
+
+    /// Returns once the worker is stopping. A layer that waits for something waits for this, too, and gives
+    /// the message back.
+    pub async fn stopping(&self) {
+        self.shared.stopping().await;
+    }
+
+    /// Waits until `deadline`.
+    ///
+    /// # Errors
+    /// The worker stops meanwhile: a failure that gives the message back, uncounted.
+    pub async fn wait_until(&self, deadline: Instant) -> Result<(), Failure> {
+        tokio::select! {
+            () = tokio::time::sleep_until(deadline) => Ok(()),
+            () = self.stopping() => Err(stopped()),
+        }
+    }
+
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.route.timeout
+    }
+
+    /// Publishes what a handler returned: `Ok` when all is confirmed.
+    pub(crate) async fn publish(&self, messages: Vec<Publish>) -> Result<(), Failure> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        // Whoever has the message now publishes instead.
+        self.delivery.extend()?;
+        self.shared.publish(messages).await
+    }
+}
+
+pub(crate) fn stopped() -> Failure {
+    Failure::defer(Duration::ZERO).because("the worker is stopping")
+}

@@ -1,0 +1,176 @@
+//! Each message once.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mq_core::Message;
+
+use super::store::{Claim, Store, StoreDown};
+use crate::backoff::{Backoff, retry};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::layer::{Layer, Next};
+use crate::outcome::{Done, Outcome};
+
+/// How long a claim holds without being renewed, unless it is said otherwise.
+const LEASE: Duration = Duration::from_secs(30);
+/// How long what another one is at is given back for.
+const BUSY: Duration = Duration::from_secs(1);
+
+type KeyOf = Box<dyn Fn(&Message) -> Option<String> + Send + Sync>;
+
+/// Handles each message once, whoever sent it twice: by its id, or by a key of yours, as long as the store
+/// remembers. What was done before is acked and skipped.
+///
+/// It is marked as done only after the handler succeeded and what it returned is published. Two handlers
+/// that get it at once, in whichever process, run it once: the other one gives it back for a second. A process
+/// that dies between the effect and the mark does it again: where that matters, keep the mark in the
+/// same transaction as the effect.
+///
+/// A store that is down fails the message before its handler runs, with [`StoreDown`](crate::layers::StoreDown);
+/// the policy says when it is tried again. If
+/// it fails after the handler succeeded it is asked twice more, and then the message is acked unmarked.
+///
+/// ```
+/// use std::time::Duration;
+/// use mq_worker::Handler;
+/// use mq_worker::layers::{Idempotent, MemoryStore};
+///
+/// async fn charge() {}
+/// let route = charge.layer(
+///     Idempotent::new(MemoryStore::new())
+///         .window(Duration::from_secs(24 * 3600))
+///         .key(|message| message.headers.get_str("payment").map(str::to_owned)),
+/// );
+/// ```
+pub struct Idempotent<S: Store> {
+    store: Arc<S>,
+    key: KeyOf,
+    window: Option<Duration>,
+    lease: Duration,
+}
+
+impl<S: Store> Idempotent<S> {
+    /// Handles each id once, for ever.
+    #[must_use]
+    pub fn new(store: S) -> Self {
+        Self {
+            store: Arc::new(store),
+            key: Box::new(|message| Some(message.id.to_string())),
+            window: None,
+            lease: LEASE,
+        }
+    }
+
+    /// Sets what makes two messages the same; what has no key is handled each time. Default: the id.
+    #[must_use]
+    pub fn key(mut self, key: impl Fn(&Message) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.key = Box::new(key);
+        self
+    }
+
+    /// Sets how long it is remembered that it was done. Default: for ever.
+    #[must_use]
+    pub fn window(mut self, window: Duration) -> Self {
+        self.window = Some(window);
+        self
+    }
+
+    /// Sets how long a claim holds when its process dies; it is renewed while the handler runs. Default 30 s.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// Runs the rest and keeps the claim meanwhile.
+    async fn run(&self, key: &str, owner: u64, context: &mut Context<'_>, next: Next<'_>) -> Outcome {
+        let mut handled = std::pin::pin!(next.run(context));
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut handled => return outcome,
+                () = tokio::time::sleep(self.lease / 3) => {}
+            }
+            tokio::select! {
+                biased;
+                outcome = &mut handled => return outcome,
+                renewed = self.store.claim(key, owner, self.lease) => match renewed {
+                    Ok(Claim::Mine) => {}
+                    Ok(_) => return Err("the claim was lost while the handler ran; give it a longer `lease`".into()),
+                    // The claim may outlast it.
+                    Err(error) => tracing::warn!(target: "mq", key, %error, "a claim was not renewed"),
+                },
+            }
+        }
+    }
+
+    async fn complete(&self, key: &str) {
+        let backoff = Backoff::constant(Duration::from_millis(100)).attempts(3);
+        if let Err(error) = retry(backoff, || self.store.complete(key, self.window)).await {
+            tracing::warn!(target: "mq", key, %error, "done, and not marked: a duplicate would be handled again");
+        }
+    }
+}
+
+impl<S: Store> fmt::Debug for Idempotent<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Idempotent").field("window", &self.window).finish_non_exhaustive()
+    }
+}
+
+impl<S: Store> Layer for Idempotent<S> {
+    async fn call(&self, context: &mut Context<'_>, next: Next<'_>) -> Outcome {
+        let Some(key) = (self.key)(context.message()) else { return next.run(context).await };
+        let owner = fastrand::u64(..);
+        match self.store.claim(&key, owner, self.lease).await.map_err(StoreDown)? {
+            Claim::Done => return Ok(Done::skipped()),
+            Claim::Busy => return Err(Failure::defer(BUSY).because("another handler is at it")),
+            Claim::Mine => {}
+        }
+        let claimed = Claimed { store: &self.store, key: Some(key), owner };
+        let outcome = self.run(claimed.key(), owner, context, next).await;
+        if outcome.is_ok() {
+            self.complete(claimed.key()).await;
+            claimed.keep();
+        } else {
+            claimed.release().await;
+        }
+        outcome
+    }
+}
+
+/// A claim under way; given up when it is dropped.
+struct Claimed<'a, S: Store> {
+    store: &'a Arc<S>,
+    key: Option<String>,
+    owner: u64,
+}
+
+impl<S: Store> Claimed<'_, S> {
+    fn key(&self) -> &str {
+        self.key.as_deref().unwrap_or_default()
+    }
+
+    fn keep(mut self) {
+        self.key = None;
+    }
+
+    async fn release(mut self) {
+        // What cannot be released runs out.
+        let _ = self.store.release(self.key(), self.owner).await;
+        self.key = None;
+    }
+}
+
+impl<S: Store> Drop for Claimed<'_, S> {
+    /// Cancelled: nobody is left to wait for the store.
+    fn drop(&mut self) {
+        let (Some(key), Ok(runtime)) = (self.key.take(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        let (store, owner) = (self.store.clone(), self.owner);
+        runtime.spawn(async move { store.release(&key, owner).await });
+    }
+}

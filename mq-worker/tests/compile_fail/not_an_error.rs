@@ -1,0 +1,11 @@
+struct NoError;
+
+async fn handler() -> Result<(), NoError> {
+    Err(NoError)
+}
+
+fn main() {}
+
+fn worker(client: &mq_core::Client) -> mq_worker::Worker {
+    mq_worker::Worker::new(client, "g").on("orders", handler)
+}

@@ -1,0 +1,9 @@
+async fn handler() -> u8 {
+    1
+}
+
+fn main() {}
+
+fn worker(client: &mq_core::Client) -> mq_worker::Worker {
+    mq_worker::Worker::new(client, "g").on("orders", handler)
+}
