@@ -86,12 +86,7 @@ impl MemoryConsumer {
                 .events
                 .emit(Event::Rebuilt { what: format!("{topic} of group {}", self.options.group) });
         }
-        self.enter()?;
-        if self.closed.load(Ordering::Acquire) {
-            // Closed since: it must not come back as a member that nobody drives.
-            self.shared.apply(Op::Leave(self.member), &self.context)?;
-        }
-        Ok(())
+        self.enter()
     }
 
     fn is_closed() -> Error {
@@ -167,11 +162,8 @@ impl Consumer for MemoryConsumer {
             let batch = match self.shared.apply(Op::Fetch(self.member, budget), &self.context) {
                 Ok(Reply::Fetched(batch)) => batch,
                 Ok(other) => return Err(unexpected(&other)),
-                // After a close that came in between: the next turn says so.
                 Err(error) if error.kind() == ErrorKind::NotFound => {
-                    if !self.closed.load(Ordering::Acquire) {
-                        self.rebuild()?;
-                    }
+                    self.rebuild()?;
                     continue;
                 }
                 Err(error) => return Err(error),
