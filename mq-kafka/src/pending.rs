@@ -92,7 +92,9 @@ fn owners(inner: &Inner, id: &str) -> Result<Owners> {
     let native = inner.sender.native();
     let list = native.client().fetch_group_list(Some(id), ANSWER).map_err(|error| from_native(&error))?;
     let mut owners = Owners::new();
-    for member in list.groups().iter().filter(|group| group.name() == id).flat_map(|group| group.members()) {
+    for member in
+        list.groups().iter().filter(|group| group.name() == id).flat_map(rdkafka::groups::GroupInfo::members)
+    {
         for place in assigned(member.assignment().unwrap_or_default()).unwrap_or_default() {
             owners.insert(place, member.id().to_owned());
         }

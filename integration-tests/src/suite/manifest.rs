@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 
 use super::cases::{
     attempts, cancel, dead, delay, faults, flow, groups, inspect, lease, lifecycle, operator, order, publish,
-    settle, terms, transactions,
+    settle, terms, transactions, worker,
 };
 use super::context::Context;
 use super::{fault_history, history};
@@ -206,6 +206,9 @@ pub fn manifest() -> Vec<Case> {
         Uses 13 "lifecycle.secrets_are_not_shown" lifecycle::secrets_are_not_shown: "a password shows in no error, cause or Debug of a connection that fails";
         Uses 12 "lifecycle.dropped_subscriber_gives_back" lifecycle::dropped_subscriber_gives_back: "a subscriber dropped without close gives back what it held; what is in hand can be settled";
         Uses 12 "lifecycle.client_close_drains_all" lifecycle::client_close_drains_all: "closing a client drains all its subscribers and reports what it gave back";
+
+        Uses 3 "worker.outcomes" worker::outcomes: "a worker's handlers ack, retry, reject, panic and publish: each message ends as its handler said, and results come";
+        Uses 6 "worker.ordered" worker::ordered: "a worker with sixteen places keeps the order of each key";
 
         Uses 3 "history.settlements" history::settlements: "a seeded history of acks, retries, defers, drops, expiries and dead letters ends as in the memory model";
         Uses 6 "history.ordered" history::ordered: "the same on an ordered group, each key in order";

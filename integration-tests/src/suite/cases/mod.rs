@@ -16,3 +16,4 @@ pub(super) mod publish;
 pub(super) mod settle;
 pub(super) mod terms;
 pub(super) mod transactions;
+pub(super) mod worker;

@@ -228,6 +228,6 @@ fn judge(told: &[Told], came: &BTreeSet<(usize, usize)>) -> Result<()> {
         };
         ensure!(right, "{parts} of {EACH} messages of transaction {number} came, which was {told:?}");
     }
-    ensure!(told.iter().any(|told| *told == Told::Stored), "no transaction was stored");
+    ensure!(told.contains(&Told::Stored), "no transaction was stored");
     Ok(())
 }
