@@ -18,7 +18,7 @@
 //!   settles or its lane is revoked: leases that run out while the holder lives are core's
 //!   business. When the broker (or, where it has none, the driver's heartbeat) declares a session
 //!   dead, what it held goes to others as [`Suspect`]; should the dead member live after all, its
-//!   settlements fail with [`ErrorKind::StaleDelivery`](crate::ErrorKind::StaleDelivery).
+//!   settlements fail with [`ErrorKind::StaleDelivery`].
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -130,8 +130,12 @@ mod tests {
 
     #[test]
     fn held_is_what_is_reserved_and_not_done() {
-        let progress =
-            Progress { reserved: 6, done: vec![2..4], crashes: vec![(1, 0), (2, 3)], ..Progress::default() };
+        let progress = Progress {
+            reserved: 6,
+            done: std::iter::once(2..4).collect(),
+            crashes: vec![(1, 0), (2, 3)],
+            ..Progress::default()
+        };
         let standing = Standing { partition: 0, from: 100, end: 105, progress };
         assert_eq!(held(&standing).collect::<Vec<_>>(), [100, 101, 104]);
         assert_eq!([100, 101, 102, 103].map(|offset| crashes(&standing, offset)), [0, 3, 3, 0]);
