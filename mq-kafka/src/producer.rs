@@ -173,11 +173,14 @@ impl Sender {
     }
 
     /// Makes one whose records belong to transactions, which the broker ends after `open`.
-    pub(crate) fn transactional(config: &KafkaConfig, events: &Events, open: Duration) -> Result<Self> {
+    pub(crate) fn transactional(
+        config: &KafkaConfig,
+        events: &Events,
+        id: &str,
+        open: Duration,
+    ) -> Result<Self> {
         let mut native = Self::settings(config);
-        native
-            .set("transactional.id", format!("mq-{}", MessageId::generate()))
-            .set("transaction.timeout.ms", open.as_millis().to_string());
+        native.set("transactional.id", id).set("transaction.timeout.ms", open.as_millis().to_string());
         Self::with(native, config, events)
     }
 

@@ -1,6 +1,6 @@
 //! Whether a topic has a group that would get a message.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,11 +32,9 @@ impl Routes {
 /// Finds out for the topics of the messages that require a group; what is not in it may be sent.
 pub(crate) async fn refused(inner: &Arc<Inner>, batch: &[Outgoing]) -> HashMap<TopicName, Error> {
     let required = batch.iter().filter(|outgoing| outgoing.terms.require_group);
-    let unknown: Vec<TopicName> = required
-        .map(|outgoing| &outgoing.topic)
-        .filter(|topic| !inner.routes.is_fresh(topic))
-        .cloned()
-        .collect();
+    let topics: BTreeSet<&TopicName> = required.map(|outgoing| &outgoing.topic).collect();
+    let unknown: Vec<TopicName> =
+        topics.into_iter().filter(|topic| !inner.routes.is_fresh(topic)).cloned().collect();
     if unknown.is_empty() {
         return HashMap::new();
     }

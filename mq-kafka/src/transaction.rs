@@ -22,14 +22,26 @@ use crate::verdicts::Verdict;
 /// Meanwhile groups wait for what follows it.
 const OPEN: Duration = Duration::from_secs(5);
 
+/// The pause before a commit that failed is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// The transactional side of a client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Transactions {
+    /// What the broker knows this client by: a new producer of this name ends what the one before left open.
+    id: String,
     /// Ready for the next transaction; gone after a failure that it does not survive.
     sender: Mutex<Option<Arc<Sender>>>,
     /// Whoever sends holds a share until its messages are queued; a transaction holds it alone, after
     /// all that was queued before is stored.
     pub(crate) order: tokio::sync::RwLock<()>,
+}
+
+impl Default for Transactions {
+    fn default() -> Self {
+        let id = format!("mq-{}", MessageId::generate());
+        Self { id, sender: Mutex::default(), order: tokio::sync::RwLock::default() }
+    }
 }
 
 /// Sends all of a batch or nothing.
@@ -70,7 +82,12 @@ async fn ready(inner: &Arc<Inner>) -> Result<Arc<Sender>> {
     inner
         .ask(|inner| {
             let open = inner.config.send_timeout + OPEN;
-            let sender = Arc::new(Sender::transactional(&inner.config, &inner.context.events, open)?);
+            let sender = Arc::new(Sender::transactional(
+                &inner.config,
+                &inner.context.events,
+                &inner.transactions.id,
+                open,
+            )?);
             sender.native().init_transactions(ANSWER).map_err(|error| from_native(&error))?;
             *inner.transactions.sender.lock() = Some(sender.clone());
             Ok(sender)
@@ -84,11 +101,14 @@ async fn commit(
     sender: &Arc<Sender>,
     records: Vec<Record>,
 ) -> Result<Vec<Option<mq_core::Position>>> {
-    let native = sender.native();
-    if let Err(error) = native.begin_transaction() {
-        give_up(inner);
-        return Err(from_native(&error));
-    }
+    let begun = sender.clone();
+    let begun = inner.ask(move |inner| {
+        begun.native().begin_transaction().map_err(|error| {
+            give_up(inner);
+            from_native(&error)
+        })
+    });
+    begun.await?;
     let mut positions = Vec::with_capacity(records.len());
     let mut failed = None;
     for verdict in sender.send(records).await {
@@ -124,7 +144,9 @@ fn end(inner: &Inner, sender: &Sender) -> Result<()> {
             KafkaError::Transaction(native) if native.txn_requires_abort() => {
                 return Err(abort(inner, sender, from_native(&error)));
             }
-            KafkaError::Transaction(native) if native.is_retriable() && Instant::now() < deadline => {}
+            KafkaError::Transaction(native) if native.is_retriable() && Instant::now() < deadline => {
+                std::thread::sleep(AGAIN);
+            }
             _ => {
                 give_up(inner);
                 return Err(from_native(&error).with_kind(ErrorKind::UnknownOutcome));
