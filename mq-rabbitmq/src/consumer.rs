@@ -31,6 +31,7 @@ use crate::window::{ORDERED_WINDOW, window};
 /// declares them and their groups again in any case.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 const DECLARE: u32 = 5;
+
 pub(crate) struct RabbitConsumer {
     shared: Arc<Shared>,
     options: ConsumerOptions,

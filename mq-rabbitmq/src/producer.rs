@@ -1,6 +1,6 @@
 //! Sends to topics.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -188,11 +188,17 @@ impl RabbitProducer {
 
     /// Tells a topic without a group from a topic that is not there: either way the message came back.
     async fn explain_returned(&self, sending: &mut Sending) {
-        for (place, topic) in std::mem::take(&mut sending.required) {
-            let verdict = &mut sending.verdicts[place];
-            if matches!(verdict, Some(Err(error)) if error.kind() == ErrorKind::NotFound)
-                && matches!(self.shared.topology.topic_exists(&topic).await, Ok(true))
-            {
+        let required = std::mem::take(&mut sending.required);
+        let returned = |verdict: &Option<Result<()>>| matches!(verdict, Some(Err(error)) if error.kind() == ErrorKind::NotFound);
+        let mut exists = BTreeMap::new();
+        for (_, topic) in required.iter().filter(|(place, _)| returned(&sending.verdicts[*place])) {
+            if !exists.contains_key(topic) {
+                exists.insert(topic, matches!(self.shared.topology.topic_exists(topic).await, Ok(true)));
+            }
+        }
+        for (place, topic) in &required {
+            let verdict = &mut sending.verdicts[*place];
+            if returned(verdict) && exists.get(topic) == Some(&true) {
                 let text = "the topic has no group; declare one first, or send without `require_group`";
                 *verdict = Some(Err(Error::new(ErrorKind::Unroutable, text)));
             }
