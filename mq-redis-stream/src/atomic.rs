@@ -51,6 +51,7 @@ impl StreamProducer {
             }
             topics.push(self.topic(&outgoing.topic).await.map_err(plain)?);
         }
+        self.shared.wrote(batch.iter().map(|outgoing| &outgoing.topic));
         let link = &self.shared.link;
         let deadline = link.deadline();
         // As long as this is held, nothing that was sent later goes before.

@@ -51,6 +51,18 @@ pub(crate) struct Shared {
     written: Mutex<HashSet<TopicName>>,
 }
 
+impl Shared {
+    /// Has what is settled of these topics removed in a while.
+    pub(crate) fn wrote<'t>(&self, topics: impl Iterator<Item = &'t TopicName>) {
+        let mut written = self.written.lock();
+        for topic in topics {
+            if !written.contains(topic) {
+                written.insert(topic.clone());
+            }
+        }
+    }
+}
+
 /// What sends share in their order.
 pub(crate) struct Gate {
     pub(crate) order: Order,
@@ -144,7 +156,7 @@ impl StreamProducer {
             found.insert(topic, self.topic(topic).await);
             last = Some(topic);
         }
-        self.shared.written.lock().extend(found.keys().copied().cloned());
+        self.shared.wrote(found.keys().copied());
         found
     }
 

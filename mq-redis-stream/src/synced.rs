@@ -15,7 +15,8 @@ const PATIENCE: f64 = 0.8;
 /// # Errors
 /// `InvalidInput` with the setting to change, `Unsupported` for an old server.
 pub(crate) async fn check(link: &Link) -> Result<()> {
-    let info = text(link.query(redis::cmd("INFO").arg("everything")).await?).unwrap_or_default();
+    let info =
+        text(link.query(redis::cmd("INFO").arg("server").arg("persistence")).await?).unwrap_or_default();
     let config = link.query(redis::cmd("CONFIG").arg("GET").arg("appendfsync")).await;
     // Whoever may not read the configuration finds out when a send times out.
     let fsync = config.ok().and_then(|reply| array(reply).into_iter().nth(1)).and_then(text);
