@@ -1,6 +1,6 @@
 //! What members hold, as far as they committed: reserved, and not done. All of it blocks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use mq_core::driver::{Page, Pending};
@@ -12,7 +12,6 @@ use rdkafka::topic_partition_list::Offset;
 use crate::codec;
 use crate::connection::{ANSWER, Inner};
 use crate::error::from_native;
-use crate::metadata::Progress;
 use crate::producer::position;
 use crate::stats::{Standing, standings};
 
@@ -42,14 +41,14 @@ pub(crate) fn list(inner: &Inner, topic: &TopicName, group: &GroupName, page: Pa
                 Some((standing.partition, Offset::Offset(self::held(standing).next()?)))
             })
             .collect();
-        let mut left: usize = held.values().map(|(standing, _)| self::held(standing).count()).sum();
+        // Partitions whose reserved part is not read to its end.
+        let mut open: HashSet<i32> = held.keys().copied().collect();
         let mut arena = codec::Arena::default();
         inner.readers.scan(name, &heads, |record| {
             let Some((standing, owner)) = held.get(&record.partition()) else {
                 return ControlFlow::Continue(());
             };
-            if self::held(standing).any(|offset| offset == record.offset()) {
-                left -= 1;
+            if is_held(standing, record.offset()) {
                 let decoded = codec::decode(record, name, &mut arena);
                 let attempt = decoded.envelope.attempt + crashes(standing, record.offset());
                 let pending = Pending::new(decoded.message.id, owner.as_str(), attempt);
@@ -57,7 +56,10 @@ pub(crate) fn list(inner: &Inner, topic: &TopicName, group: &GroupName, page: Pa
                 let sent = decoded.message.published_at;
                 found.push(((sent, side, record.partition(), record.offset()), pending.at(place)));
             }
-            if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if record.offset() + 1 >= reserved(standing) {
+                open.remove(&record.partition());
+            }
+            if open.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
     }
     found.sort_by_key(|(place, _)| *place);
@@ -66,12 +68,17 @@ pub(crate) fn list(inner: &Inner, topic: &TopicName, group: &GroupName, page: Pa
 
 /// Returns the offsets that were reserved and are not done.
 fn held(standing: &Standing) -> impl Iterator<Item = i64> {
-    let Standing { from, end, progress, .. } = standing;
-    let Progress { reserved, done, .. } = progress;
-    (0..*reserved)
-        .filter(|relative| !done.iter().any(|run| run.contains(relative)))
-        .map(|relative| from.saturating_add_unsigned(relative))
-        .take_while(move |offset| offset < end)
+    (standing.from..reserved(standing)).filter(|offset| is_held(standing, *offset))
+}
+
+/// Returns the offset behind the last that was reserved.
+fn reserved(standing: &Standing) -> i64 {
+    standing.from.saturating_add_unsigned(standing.progress.reserved).min(standing.end)
+}
+
+fn is_held(standing: &Standing, offset: i64) -> bool {
+    let done = |relative| standing.progress.done.iter().any(|run| run.contains(&relative));
+    offset < reserved(standing) && u64::try_from(offset - standing.from).is_ok_and(|relative| !done(relative))
 }
 
 /// Returns how many members died with a message.
@@ -127,6 +134,7 @@ fn assigned(mut bytes: &[u8]) -> Option<Vec<(String, i32)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metadata::Progress;
 
     #[test]
     fn held_is_what_is_reserved_and_not_done() {
