@@ -91,6 +91,15 @@ impl Error {
         Self(Box::new(Inner { kind, message: message.into(), context: Context::default(), source: None }))
     }
 
+    /// Makes the error of a message that requires a group on a topic that has none.
+    #[must_use]
+    pub fn unroutable() -> Self {
+        Self::new(
+            ErrorKind::Unroutable,
+            "the topic has no group; declare one first, or send without `require_group`",
+        )
+    }
+
     /// Adds the error underneath.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {

@@ -57,8 +57,7 @@ fn judge(topics: &BTreeMap<String, u32>, topic: &TopicName) -> Result<()> {
         return Err(Error::new(ErrorKind::NotFound, format!("there is no topic {topic}")));
     }
     if groups_of(topics, topic.as_str()).is_empty() {
-        let text = "the topic has no group; declare one first, or send without `require_group`";
-        return Err(Error::new(ErrorKind::Unroutable, text));
+        return Err(Error::unroutable());
     }
     Ok(())
 }

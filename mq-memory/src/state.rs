@@ -166,8 +166,7 @@ impl State {
     fn accept(&mut self, outgoing: &Outgoing) -> Result<&mut Topic> {
         let topic = self.topic_mut(&outgoing.topic)?;
         if outgoing.terms.require_group && topic.groups.is_empty() {
-            let text = "the topic has no group; declare one first, or send without `require_group`";
-            return Err(Error::new(ErrorKind::Unroutable, text));
+            return Err(Error::unroutable());
         }
         Ok(topic)
     }

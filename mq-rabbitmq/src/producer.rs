@@ -199,8 +199,7 @@ impl RabbitProducer {
         for (place, topic) in &required {
             let verdict = &mut sending.verdicts[*place];
             if returned(verdict) && exists.get(topic) == Some(&true) {
-                let text = "the topic has no group; declare one first, or send without `require_group`";
-                *verdict = Some(Err(Error::new(ErrorKind::Unroutable, text)));
+                *verdict = Some(Err(Error::unroutable()));
             }
         }
     }

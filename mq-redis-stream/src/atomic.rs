@@ -12,7 +12,7 @@ use crate::codec::{self, MAX_HEADERS};
 use crate::connection::Live;
 use crate::entry::{array, id, unexpected};
 use crate::error::{refused, unanswered};
-use crate::producer::{StreamProducer, is_synced, score, too_many_headers, unroutable};
+use crate::producer::{StreamProducer, is_synced, score, too_many_headers};
 use crate::scripts::Script;
 use crate::synced;
 use crate::topology;
@@ -112,7 +112,7 @@ fn receipts(
     {
         return Err(match code {
             Value::Int(0) => (topology::no_topic(&outgoing.topic), Some(place)),
-            _ => (unroutable().on_topic(&outgoing.topic), None),
+            _ => (Error::unroutable().on_topic(&outgoing.topic), None),
         });
     }
     if reply.len() != batch.len() {

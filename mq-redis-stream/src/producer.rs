@@ -366,16 +366,11 @@ fn verdict(reply: Value, outgoing: &Outgoing, partition: u32) -> Result<Receipt>
         Value::Nil => Err(topology::no_topic(&outgoing.topic)),
         reply => match integer(&reply) {
             Some(0) => Err(topology::no_topic(&outgoing.topic)),
-            Some(-1) => Err(unroutable()),
+            Some(-1) => Err(Error::unroutable()),
             Some(_) => receipt(None),
             None => Err(unexpected("XADD").with_kind(ErrorKind::UnknownOutcome)),
         },
     }
-}
-
-pub(crate) fn unroutable() -> Error {
-    let text = "the topic has no group; declare one first, or send without `require_group`";
-    Error::new(ErrorKind::Unroutable, text)
 }
 
 /// Removes what is settled from the topics that were written to, for topics without consumers.
