@@ -36,6 +36,10 @@ pub(crate) struct Args {
     /// Few and short rounds, for a look: at most 4 minutes for all, and without `delivery`.
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Lets Kafka's raw side of `delivery` hand out messages without writing down first that it
+    /// does: faster, and a message that kills its process is never counted.
+    #[arg(long)]
+    pub(crate) uncounted: bool,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 }

@@ -50,7 +50,7 @@ async fn bench(args: &Args) -> Result<ExitCode> {
         let share = effort.share(start.elapsed(), cells.len() - done);
         let prefix = format!("[{}/{}] {cell}", done + 1, cells.len());
         let measured = async {
-            let stage = Stage::open(cell.backend, url).await.context("connecting")?;
+            let stage = Stage::open(cell.backend, url, args.uncounted).await.context("connecting")?;
             cell.measure(&stage, &effort, share, &prefix).await
         };
         match measured.await {

@@ -92,6 +92,8 @@ pub(crate) struct Spec {
     pub(crate) topic: String,
     /// The group, declared.
     pub(crate) group: String,
+    /// Whether Kafka's raw side of [`Mode::Delivery`] may hand out what it has not written down.
+    pub(crate) uncounted: bool,
 }
 
 /// How many sends a second there are in [`Mode::Delivery`].

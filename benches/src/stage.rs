@@ -21,6 +21,7 @@ pub(crate) struct Stage {
     backend: Backend,
     url: String,
     client: Client,
+    uncounted: bool,
 }
 
 /// A topic with messages that every run may read from the start, as a group of its own.
@@ -32,15 +33,16 @@ pub(crate) struct Filled {
 
 impl Stage {
     /// Connects.
-    pub(crate) async fn open(backend: Backend, url: &str) -> Result<Self> {
-        Ok(Self { backend, url: url.to_owned(), client: mq::connect(url).await? })
+    pub(crate) async fn open(backend: Backend, url: &str, uncounted: bool) -> Result<Self> {
+        Ok(Self { backend, url: url.to_owned(), client: mq::connect(url).await?, uncounted })
     }
 
     /// Returns a run without a topic.
     pub(crate) fn spec(&self, side: Side, mode: Mode, bytes: usize, within: Duration) -> Spec {
         let (url, backend) = (self.url.clone(), self.backend);
         let (topic, group) = (String::new(), name("group"));
-        Spec { side, backend, mode, bytes, warm_up: 0, count: 0, within, url, topic, group }
+        let uncounted = self.uncounted;
+        Spec { side, backend, mode, bytes, warm_up: 0, count: 0, within, url, topic, group, uncounted }
     }
 
     /// Does a run on a fresh topic.

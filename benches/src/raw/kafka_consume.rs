@@ -28,6 +28,7 @@ struct Owned {
     key: usize,
     payload: usize,
     headers: usize,
+    position: (i32, i64),
 }
 
 impl Owned {
@@ -49,7 +50,8 @@ impl Owned {
                 block.extend_from_slice(part);
             }
         }
-        Self { id, key: key.len(), payload: payload.len(), headers, block }
+        let position = (message.partition(), message.offset());
+        Self { id, key: key.len(), payload: payload.len(), headers, position, block }
     }
 
     fn key(&self) -> &[u8] {
@@ -102,11 +104,27 @@ impl Receiver {
 
     /// Commits how far it got: everything before it was handled.
     fn commit(&self, mode: CommitMode) -> Result<()> {
+        Ok(self.native.commit(&self.handled()?, mode)?)
+    }
+
+    /// Writes down, and waits until it is, that the last message is about to be handled and that
+    /// all before it were.
+    ///
+    /// Whoever counts attempts has to, or a message that kills its process is never found.
+    fn reserve(&self, last: (i32, i64)) -> Result<()> {
+        let mut offsets = self.handled()?;
+        let mut element = offsets.find_partition(&self.topic, last.0).context("it was handled")?;
+        element.set_offset(Offset::Offset(last.1))?;
+        element.set_metadata("1");
+        Ok(self.native.commit(&offsets, CommitMode::Sync)?)
+    }
+
+    fn handled(&self) -> Result<TopicPartitionList> {
         let mut offsets = TopicPartitionList::with_capacity(self.next.len());
         for (partition, next) in (0..).zip(&self.next).filter(|(_, next)| **next >= 0) {
             offsets.add_partition_offset(&self.topic, partition, Offset::Offset(*next))?;
         }
-        Ok(self.native.commit(&offsets, mode)?)
+        Ok(offsets)
     }
 }
 
@@ -153,9 +171,14 @@ pub(super) fn delivery(spec: &Spec, load: Load) -> Result<Report> {
         if n == spec.warm_up {
             latencies = Latencies::start()?;
         }
-        latencies.add(stamp::age(message.payload()));
         // One commit a message is what exactness asks for where messages are few.
-        receiver.commit(CommitMode::Async)?;
+        if !spec.uncounted {
+            receiver.reserve(message.position)?;
+        }
+        latencies.add(stamp::age(message.payload()));
+        if spec.uncounted {
+            receiver.commit(CommitMode::Async)?;
+        }
     }
     receiver.commit(CommitMode::Sync)?;
     let report = latencies.stop();
