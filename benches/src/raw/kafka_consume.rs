@@ -112,7 +112,7 @@ impl Receiver {
     ///
     /// Whoever counts attempts has to, or a message that kills its process is never found.
     fn reserve(&self, last: (i32, i64)) -> Result<()> {
-        let mut offsets = self.handled()?;
+        let offsets = self.handled()?;
         let mut element = offsets.find_partition(&self.topic, last.0).context("it was handled")?;
         element.set_offset(Offset::Offset(last.1))?;
         element.set_metadata("1");
@@ -171,14 +171,12 @@ pub(super) fn delivery(spec: &Spec, load: Load) -> Result<Report> {
         if n == spec.warm_up {
             latencies = Latencies::start()?;
         }
-        // One commit a message is what exactness asks for where messages are few.
         if !spec.uncounted {
             receiver.reserve(message.position)?;
         }
         latencies.add(stamp::age(message.payload()));
-        if spec.uncounted {
-            receiver.commit(CommitMode::Async)?;
-        }
+        // One commit a message is what exactness asks for where messages are few.
+        receiver.commit(CommitMode::Async)?;
     }
     receiver.commit(CommitMode::Sync)?;
     let report = latencies.stop();
