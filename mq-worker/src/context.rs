@@ -18,6 +18,8 @@ use crate::shared::Shared;
 pub struct Context<'a> {
     /// What layers leave for each other and for [`Extension`](crate::Extension).
     pub extensions: Extensions,
+    /// What a layer put in the place of the message.
+    replaced: Option<Message>,
     delivery: &'a Delivery,
     route: &'a Route,
     control: &'a Control,
@@ -31,13 +33,19 @@ impl<'a> Context<'a> {
         control: &'a Control,
         shared: &'a Shared,
     ) -> Self {
-        Self { extensions: Extensions::default(), delivery, route, control, shared }
+        Self { extensions: Extensions::default(), replaced: None, delivery, route, control, shared }
     }
 
-    /// Returns the message.
+    /// Returns the message, as the layers outside made it.
     #[must_use]
-    pub fn message(&self) -> &'a Message {
-        self.delivery.message()
+    pub fn message(&self) -> &Message {
+        self.replaced.as_ref().unwrap_or_else(|| self.delivery.message())
+    }
+
+    /// Puts another message in the place of this one, for the layers inside and the handler. What becomes a
+    /// dead letter or is tried again is the message as it was delivered.
+    pub fn replace(&mut self, message: Message) {
+        self.replaced = Some(message);
     }
 
     /// Returns the delivery; the worker settles it.
