@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// Paired rounds; 7 unless --quick.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// Few and short rounds, for a look: at most 4 minutes for all, and without `delivery`.
+    /// Few and short rounds, for a look: at most 4 minutes for all, and without `delivery` and `worker`.
     #[arg(long)]
     pub(crate) quick: bool,
     /// Lets Kafka's raw side of `delivery` hand out messages without writing down first that it
@@ -59,6 +59,7 @@ impl Args {
     /// Returns where a broker is.
     pub(crate) fn url(&self, backend: Backend) -> Result<&str> {
         let url = match backend {
+            Backend::Memory => return Ok("memory://"),
             Backend::Kafka => &self.kafka,
             Backend::Rabbitmq => &self.rabbitmq,
             Backend::Redis => &self.redis,
@@ -71,7 +72,7 @@ impl Args {
     pub(crate) fn modes(&self) -> Vec<Mode> {
         match (self.mode.as_slice(), self.quick) {
             ([], true) => vec![Mode::Publish, Mode::Consume, Mode::Latency],
-            ([], false) => vec![Mode::Publish, Mode::Consume, Mode::Latency, Mode::Delivery],
+            ([], false) => vec![Mode::Publish, Mode::Consume, Mode::Latency, Mode::Delivery, Mode::Worker],
             (modes, _) => modes.to_vec(),
         }
     }
@@ -79,7 +80,7 @@ impl Args {
     /// Returns the brokers asked for.
     pub(crate) fn backends(&self) -> Vec<Backend> {
         match self.backend.as_slice() {
-            [] => vec![Backend::Kafka, Backend::Rabbitmq, Backend::Redis],
+            [] => vec![Backend::Kafka, Backend::Rabbitmq, Backend::Redis, Backend::Memory],
             backends => backends.to_vec(),
         }
     }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::meter::Report;
-use crate::spec::{Side, Spec};
-use crate::{ours, raw};
+use crate::spec::{Mode, Side, Spec};
+use crate::{ours, raw, worker};
 
 /// A run that takes this long hangs.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -18,9 +18,10 @@ pub(crate) async fn run(spec: &str) -> Result<()> {
     let spec: Spec = serde_json::from_str(spec).context("reading what to do")?;
     // On a worker, as in a service: the runtime's main thread is woken for every step of its future.
     let run = tokio::spawn(async move {
-        match spec.side {
-            Side::Raw => raw::run(spec).await,
-            Side::Mq => ours::run(&spec).await,
+        match (spec.mode, spec.side) {
+            (Mode::Worker, _) => worker::run(&spec).await,
+            (_, Side::Raw) => raw::run(spec).await,
+            (_, Side::Mq) => ours::run(&spec).await,
         }
     });
     let report = run.await??;

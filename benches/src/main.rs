@@ -17,6 +17,7 @@ mod spec;
 mod stage;
 mod stamp;
 mod statistics;
+mod worker;
 
 use std::process::ExitCode;
 use std::time::Instant;

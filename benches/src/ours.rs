@@ -20,7 +20,7 @@ const SENDERS: usize = WINDOW / BATCH;
 const TAKE: usize = 1000;
 /// The most deliveries in hand, those whose acks are not answered included; half of them may be such. What is
 /// acked waits for a commit on Kafka: with fewer the client runs dry meanwhile, more do not stay in the caches.
-fn prefetch(spec: &Spec) -> usize {
+pub(crate) fn prefetch(spec: &Spec) -> usize {
     if spec.bytes > 512 { 10_000 } else { 12_000 }
 }
 
@@ -36,6 +36,7 @@ pub(crate) async fn run(spec: &Spec) -> Result<Report> {
         Mode::Consume => consume(&client, spec).await?,
         Mode::Latency => latency(&client, spec, &load).await?,
         Mode::Delivery => delivery(&client, spec, load).await?,
+        Mode::Worker => bail!("the worker is no client of a broker"),
     };
     client.close(Duration::from_secs(10)).await?;
     Ok(report)

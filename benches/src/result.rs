@@ -74,8 +74,9 @@ fn rounded(value: f64, parts: f64) -> f64 {
 /// Writes the rows as a Markdown table.
 pub(crate) fn table(rows: &[Row], effort: &Effort) -> String {
     let mut table = format!(
-        "\nmq beside the native clients: {effort}. `publish` and `consume` in messages a second, `latency` and \
-         `delivery` as p50 (p99) in µs; ratio above 1: mq is better.\n\n\
+        "\nmq beside the native clients: {effort}. `publish`, `consume` and `worker` in messages a second, \
+         `latency` and `delivery` as p50 (p99) in µs; ratio above 1: mq is better. Of `worker` both sides are mq: a bare \
+         loop of receive and ack, and a worker with an empty handler.\n\n\
          | backend | mode | bytes | raw | mq | ratio | 95 % | rounds | allocations raw | mq | CPU µs raw | mq |\n\
          |---|---|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|\n"
     );

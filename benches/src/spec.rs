@@ -15,6 +15,8 @@ pub(crate) enum Backend {
     Rabbitmq,
     /// Redis Streams.
     Redis,
+    /// In process; only for [`Mode::Worker`].
+    Memory,
 }
 
 impl Backend {
@@ -24,6 +26,7 @@ impl Backend {
             Self::Kafka => "kafka",
             Self::Rabbitmq => "rabbitmq",
             Self::Redis => "redis",
+            Self::Memory => "memory",
         }
     }
 }
@@ -40,6 +43,8 @@ pub(crate) enum Mode {
     Latency,
     /// From a send to the handler, at 500 messages a second.
     Delivery,
+    /// Messages a second through a worker with an empty handler, beside a bare loop of `mq`'s receive and ack.
+    Worker,
 }
 
 impl Mode {
@@ -50,6 +55,7 @@ impl Mode {
             Self::Consume => "consume",
             Self::Latency => "latency",
             Self::Delivery => "delivery",
+            Self::Worker => "worker",
         }
     }
 

@@ -47,9 +47,14 @@ impl Stage {
 
     /// Does a run on a fresh topic.
     pub(crate) async fn run(&self, mut spec: Spec) -> Result<crate::meter::Report> {
+        if self.backend == Backend::Memory {
+            // The child's memory is its own.
+            spec.topic = name("memory");
+            return child::start(spec).await;
+        }
         spec.topic = self.declare(&spec.group).await?;
         let report = async {
-            if spec.mode == Mode::Consume {
+            if matches!(spec.mode, Mode::Consume | Mode::Worker) {
                 self.fill(&spec, spec.warm_up + spec.count).await?;
             }
             child::start(spec.clone()).await
@@ -100,7 +105,7 @@ impl Stage {
         let topic = TopicName::new(name(self.backend.name()))?;
         let spec = match self.backend {
             Backend::Kafka => TopicSpec::default().partitions(PARTITIONS),
-            Backend::Rabbitmq | Backend::Redis => TopicSpec::default(),
+            Backend::Rabbitmq | Backend::Redis | Backend::Memory => TopicSpec::default(),
         };
         self.client.admin().ensure_topic(&topic, &spec).await?;
         Ok(topic.to_string())

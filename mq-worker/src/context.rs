@@ -59,10 +59,10 @@ impl<'a> Context<'a> {
         self.control.topic()
     }
 
-    /// Returns the worker's group.
+    /// Returns the group whose share it is of.
     #[must_use]
     pub fn group(&self) -> &'a GroupName {
-        &self.shared.group
+        self.control.group()
     }
 
     /// Returns what was given to the worker with [`state`](crate::Worker::state).

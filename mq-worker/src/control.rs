@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mq_core::{Subscriber, TopicName};
+use mq_core::{GroupName, Subscriber, TopicName};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -20,6 +20,10 @@ impl Control {
 
     pub(crate) fn topic(&self) -> &TopicName {
         &self.subscriber.topics()[0]
+    }
+
+    pub(crate) fn group(&self) -> &GroupName {
+        self.subscriber.group()
     }
 
     /// The later of two pauses counts.

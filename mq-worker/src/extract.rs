@@ -105,6 +105,26 @@ impl<E: FromMessage> FromMessage for Result<E, Rejection> {
     }
 }
 
+macro_rules! tuples {
+    ($($part:ident)*) => {
+        /// Several parts, as a [batch](crate::batch) takes them of each message.
+        impl<$($part: FromMessage),*> FromMessage for ($($part,)*) {
+            fn from_message(context: &Context<'_>) -> Result<Self, Rejection> {
+                Ok(($($part::from_message(context)?,)*))
+            }
+
+            fn check(state: &Extensions) -> Result<(), String> {
+                $($part::check(state)?;)*
+                Ok(())
+            }
+        }
+    };
+}
+
+tuples!(A B);
+tuples!(A B C);
+tuples!(A B C D);
+
 /// The payload, read as JSON.
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T>(pub T);
@@ -165,7 +185,7 @@ pub struct PublishedAt(pub Timestamp);
 #[derive(Clone, Debug)]
 pub struct Topic(pub mq_core::TopicName);
 
-/// The worker's group.
+/// The group whose share it is of.
 #[derive(Clone, Debug)]
 pub struct Group(pub mq_core::GroupName);
 

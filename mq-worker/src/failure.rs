@@ -3,9 +3,10 @@
 use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-type Source = Box<dyn StdError + Send + Sync>;
+type Source = Arc<dyn StdError + Send + Sync>;
 
 /// What becomes of a message that was not handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,34 +40,39 @@ pub enum Verdict {
 ///     Ok(())
 /// }
 /// ```
+#[derive(Clone)]
 pub struct Failure {
     verdict: Verdict,
     source: Source,
 }
 
 impl Failure {
+    fn new(verdict: Verdict, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self { verdict, source: Arc::from(source.into()) }
+    }
+
     /// Another attempt after `after`, held by the broker.
     #[must_use]
     pub fn retry(after: Duration) -> Self {
-        Self { verdict: Verdict::Retry(after), source: "the handler asked for another attempt".into() }
+        Self::new(Verdict::Retry(after), "the handler asked for another attempt")
     }
 
     /// Hopeless: a dead letter at once, with this reason.
     #[must_use]
     pub fn reject(reason: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { verdict: Verdict::Reject, source: reason.into() }
+        Self::new(Verdict::Reject, reason)
     }
 
     /// Not now: given back, not before `after`, and not counted as an attempt.
     #[must_use]
     pub fn defer(after: Duration) -> Self {
-        Self { verdict: Verdict::Defer(after), source: "the handler gave it back".into() }
+        Self::new(Verdict::Defer(after), "the handler gave it back")
     }
 
     /// Tells why, in the place of what was told before.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.source = source.into();
+        self.source = Arc::from(source.into());
         self
     }
 
@@ -110,7 +116,7 @@ impl Failure {
 
 impl<E: Into<Box<dyn StdError + Send + Sync>>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { verdict: Verdict::Policy, source: error.into() }
+        Self::new(Verdict::Policy, error)
     }
 }
 

@@ -4,12 +4,15 @@ use std::fmt;
 use std::pin::Pin;
 use std::time::Duration;
 
+use mq_core::GroupName;
+
 use crate::backoff::Backoff;
 use crate::context::Context;
 use crate::extensions::Extensions;
 use crate::extract::{FromMessage, Rejection};
 use crate::failure::Failure;
 use crate::layer::Layer;
+use crate::limiter::Concurrency;
 use crate::outcome::{IntoOutcome, Outcome};
 use crate::route::{IntoRoute, Route};
 
@@ -48,8 +51,13 @@ pub trait Handler<Args: 'static>: Send + Sync + Sized + 'static {
     }
 
     /// As [`Route::concurrency`].
-    fn concurrency(self, messages: usize) -> Route {
+    fn concurrency(self, messages: impl Into<Concurrency>) -> Route {
         self.route().concurrency(messages)
+    }
+
+    /// As [`Route::group`].
+    fn group(self, group: impl TryInto<GroupName, Error: Into<mq_core::Error>>) -> Route {
+        self.route().group(group)
     }
 
     /// As [`Route::ordered`].
@@ -117,7 +125,7 @@ impl<Args: 'static, H: Handler<Args>> AnyHandler for Typed<H, Args> {
     }
 }
 
-fn rejected(rejection: Rejection) -> BoxFuture<'static, Outcome> {
+pub(crate) fn rejected(rejection: Rejection) -> BoxFuture<'static, Outcome> {
     Box::pin(std::future::ready(Err(Failure::reject(rejection))))
 }
 

@@ -1,23 +1,30 @@
 #![doc = include_str!("../README.md")]
 
 mod backoff;
+mod batch;
 mod context;
 mod control;
 mod dispatch;
 mod extensions;
 mod extract;
 mod failure;
+mod gather;
 mod handler;
+mod health;
 mod layer;
 pub mod layers;
+mod limiter;
 mod outcome;
+mod outlet;
 mod report;
 mod route;
 mod shared;
 mod slot;
+pub mod testing;
 mod worker;
 
 pub use backoff::{Backoff, retry, retry_if};
+pub use batch::{BATCH, Batch, BatchHandler, ByBatch, IntoOutcomes, WITHIN, batch};
 pub use context::Context;
 pub use dispatch::{ByDispatch, Dispatch};
 pub use extensions::Extensions;
@@ -27,8 +34,11 @@ pub use extract::{
 };
 pub use failure::{Failure, Verdict};
 pub use handler::{ByHandler, Handler};
+pub use health::{Health, Stage};
 pub use layer::{Layer, Next};
+pub use limiter::Concurrency;
 pub use outcome::{Done, IntoOutcome, Outcome, Publish};
+pub use outlet::{Batching, Outlet};
 pub use report::{Report, Stopped};
 pub use route::{AsIs, CONCURRENCY, IntoRoute, Route};
 pub use worker::{DRAIN, Worker};

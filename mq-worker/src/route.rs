@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mq_core::{GroupSettings, Start};
+use mq_core::{Error, GroupName, GroupSettings, Result, Start, TopicSpec};
 
 use crate::backoff::Backoff;
 use crate::handler::AnyHandler;
 use crate::layer::{AnyLayer, Layer};
+use crate::limiter::Concurrency;
 
 /// How many messages of a handler are under way at once, unless it says otherwise.
 pub const CONCURRENCY: usize = 16;
@@ -19,7 +20,9 @@ pub struct Route {
     pub(crate) handler: Box<dyn AnyHandler>,
     pub(crate) layers: Vec<Arc<dyn AnyLayer>>,
     pub(crate) settings: GroupSettings,
-    pub(crate) concurrency: usize,
+    pub(crate) spec: TopicSpec,
+    pub(crate) group: Option<Result<GroupName>>,
+    pub(crate) concurrency: Concurrency,
     pub(crate) prefetch: Option<usize>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) backoff: Option<Backoff>,
@@ -31,17 +34,25 @@ impl Route {
             handler,
             layers: Vec::new(),
             settings: GroupSettings::default(),
-            concurrency: CONCURRENCY,
+            spec: TopicSpec::default(),
+            group: None,
+            concurrency: CONCURRENCY.into(),
             prefetch: None,
             timeout: None,
             backoff: None,
         }
     }
 
-    /// Sets how many messages are under way at once, on as many cores as the runtime has. Default
-    /// [`CONCURRENCY`].
-    pub fn concurrency(mut self, messages: usize) -> Self {
-        self.concurrency = messages.max(1);
+    /// Makes the handler's share a group's of its own. Default: the worker's group.
+    pub fn group(mut self, group: impl TryInto<GroupName, Error: Into<Error>>) -> Self {
+        self.group = Some(group.try_into().map_err(Into::into));
+        self
+    }
+
+    /// Sets how many messages are under way at once, on as many cores as the runtime has: `64`, or within
+    /// bounds, `4..=64`; see [`Concurrency`]. Default [`CONCURRENCY`].
+    pub fn concurrency(mut self, messages: impl Into<Concurrency>) -> Self {
+        self.concurrency = messages.into();
         self
     }
 
@@ -63,6 +74,12 @@ impl Route {
     /// Sets where the group begins if it is new. Default: with what is sent from then on.
     pub fn start(mut self, start: Start) -> Self {
         self.settings.start = start;
+        self
+    }
+
+    /// Sets what the topic is to be like if it is made.
+    pub fn spec(mut self, spec: TopicSpec) -> Self {
+        self.spec = spec;
         self
     }
 

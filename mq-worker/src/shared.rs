@@ -3,38 +3,33 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytestring::ByteString;
-use mq_core::{Client, GroupName, Publisher, Result};
+use mq_core::{Client, GroupName, Publisher, Result, SendRetry};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::extensions::Extensions;
 use crate::failure::{Failure, Verdict};
+use crate::health::Stage;
 use crate::outcome::Publish;
 use crate::report::Report;
 
+/// How long a broker that is gone is waited for, if nothing ends the handler before.
+const GONE: Duration = Duration::from_secs(3600);
+
 /// Changes what becomes of failures of some kind.
 pub(crate) type Rule = Box<dyn Fn(&Failure) -> Option<Verdict> + Send + Sync>;
-
-/// How far a run is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    Running,
-    /// Nothing more is received; what is in hand may end.
-    Draining,
-    /// What is in hand is lost.
-    Over,
-}
 
 pub(crate) struct Shared {
     pub(crate) client: Client,
     pub(crate) group: GroupName,
     pub(crate) state: Extensions,
     pub(crate) rules: Vec<Rule>,
-    /// Looked at before each message, without the lock of `phase`.
+    /// Looked at before each message, without the lock of `stage`.
     stopping: AtomicBool,
-    phase: watch::Sender<Phase>,
+    stage: watch::Sender<Stage>,
     pub(crate) counts: Counts,
     stopped: OnceLock<ByteString>,
     publishers: Mutex<HashMap<String, Publisher>>,
@@ -47,14 +42,20 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(client: Client, group: GroupName, state: Extensions, rules: Vec<Rule>) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        group: GroupName,
+        state: Extensions,
+        rules: Vec<Rule>,
+        stage: watch::Sender<Stage>,
+    ) -> Self {
         Self {
             client,
             group,
             state,
             rules,
             stopping: AtomicBool::new(false),
-            phase: watch::Sender::new(Phase::Running),
+            stage,
             counts: Counts::default(),
             stopped: OnceLock::new(),
             publishers: Mutex::default(),
@@ -62,23 +63,23 @@ impl Shared {
     }
 
     /// Moves on; there is no way back.
-    pub(crate) fn enter(&self, phase: Phase) {
-        self.stopping.store(phase >= Phase::Draining, Ordering::Relaxed);
-        self.phase.send_if_modified(|now| {
-            let later = *now < phase;
-            *now = phase.max(*now);
+    pub(crate) fn enter(&self, stage: Stage) {
+        self.stage.send_if_modified(|now| {
+            let later = *now < stage;
+            *now = stage.max(*now);
+            self.stopping.store(*now >= Stage::Draining, Ordering::Relaxed);
             later
         });
     }
 
-    /// Returns once `phase` is reached.
-    pub(crate) async fn reached(&self, phase: Phase) {
+    /// Returns once `stage` is reached.
+    pub(crate) async fn reached(&self, stage: Stage) {
         // The sender is ours.
-        let _ = self.phase.subscribe().wait_for(|now| *now >= phase).await;
+        let _ = self.stage.subscribe().wait_for(|now| *now >= stage).await;
     }
 
     pub(crate) async fn stopping(&self) {
-        self.reached(Phase::Draining).await;
+        self.reached(Stage::Draining).await;
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -89,7 +90,7 @@ impl Shared {
     pub(crate) fn stop(&self, reason: ByteString) {
         tracing::error!(target: "mq", group = %self.group, %reason, "the worker is stopped");
         let _ = self.stopped.set(reason);
-        self.enter(Phase::Draining);
+        self.enter(Stage::Draining);
     }
 
     pub(crate) fn stopped(&self) -> Option<&ByteString> {
@@ -107,15 +108,14 @@ impl Shared {
         }
     }
 
-    /// Publishes all, side by side.
+    /// Publishes all, side by side. A broker that is gone is waited for: that is no fault of the message.
     pub(crate) async fn publish(&self, messages: Vec<Publish>) -> Result<(), Failure> {
-        let mut sendings = Vec::with_capacity(messages.len());
+        let mut sends = Vec::with_capacity(messages.len());
         for Publish { topic, message } in messages {
-            sendings.push(self.publisher(topic).await?.enqueue(message).await?);
+            let publisher = self.publisher(topic).await?;
+            sends.push(async move { publisher.send(message).await });
         }
-        for sending in sendings {
-            sending.await?;
-        }
+        futures_util::future::try_join_all(sends).await?;
         Ok(())
     }
 
@@ -123,7 +123,7 @@ impl Shared {
         if let Some(known) = self.publishers.lock().get(&topic) {
             return Ok(known.clone());
         }
-        let publisher = self.client.publisher(topic.as_str()).await?;
+        let publisher = self.client.publisher(topic.as_str()).retry(SendRetry::any(GONE)).await?;
         self.publishers.lock().insert(topic, publisher.clone());
         Ok(publisher)
     }

@@ -12,10 +12,12 @@ use crate::backoff::Backoff;
 use crate::context::Context;
 use crate::control::Control;
 use crate::failure::{Failure, Verdict};
+use crate::health::Stage;
 use crate::layer::Next;
+use crate::limiter::Limiter;
 use crate::outcome::Outcome;
 use crate::route::Route;
-use crate::shared::{Counts, Phase, Settlement, Shared};
+use crate::shared::{Counts, Settlement, Shared};
 
 /// The most settlements of a slot that wait for the broker's answer.
 const UNANSWERED: usize = 128;
@@ -23,6 +25,10 @@ const UNANSWERED: usize = 128;
 /// Takes a message, handles it, settles it, and takes the next one while the broker answers.
 pub(crate) struct Slot {
     pub(crate) control: Control,
+    /// Its number among the handler's places.
+    pub(crate) index: usize,
+    /// How many of these places are in use, where that changes.
+    pub(crate) limiter: Option<Arc<Limiter>>,
     pub(crate) route: Arc<Route>,
     pub(crate) backoff: Backoff,
     pub(crate) shared: Arc<Shared>,
@@ -45,7 +51,11 @@ impl Slot {
                 Err(error) if error.kind() == ErrorKind::Closed => break Ok(()),
                 Err(error) => break Err(error),
             };
+            let started = self.limiter.as_ref().map(|limiter| limiter.start());
             let Some(outcome) = self.handle(&delivery, &mut renewal).await else { break Ok(()) };
+            if let Some(started) = started {
+                started.end(outcome.as_ref().err().is_none_or(|failure| !failure.is_fault()));
+            }
             answers.0.push_back(self.settle(delivery, outcome));
         };
         while !answers.0.is_empty() {
@@ -64,6 +74,11 @@ impl Slot {
             }
             tokio::select! {
                 biased;
+                () = self.closed() => tokio::select! {
+                    () = self.opened() => {}
+                    () = answers.first(&self.shared.counts), if !answers.0.is_empty() => {}
+                    () = self.shared.stopping() => {}
+                },
                 received = self.control.subscriber.receive() => return received.map(Some),
                 () = answers.first(&self.shared.counts), if !answers.0.is_empty() => {}
                 () = self.control.paused() => tokio::select! {
@@ -73,6 +88,21 @@ impl Slot {
             }
         }
         Ok(None)
+    }
+
+    /// Returns once this place is one too many.
+    async fn closed(&self) {
+        match &self.limiter {
+            Some(limiter) => limiter.below(self.index).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Returns once this place is in use.
+    async fn opened(&self) {
+        if let Some(limiter) = &self.limiter {
+            limiter.above(self.index).await;
+        }
     }
 
     /// Returns `None` if the run is over before the handler is.
@@ -89,7 +119,7 @@ impl Slot {
                 _ = renewal.tick() => if let Err(lost) = delivery.extend() {
                     return Some(Err(lost.into()));
                 },
-                () = self.shared.reached(Phase::Over) => return None,
+                () = self.shared.reached(Stage::Over) => return None,
             }
         }
     }
@@ -142,7 +172,7 @@ impl Slot {
     }
 
     fn tell_dead(&self, delivery: &Delivery, failure: &Failure) {
-        let (topic, group, id) = (self.control.topic(), &self.shared.group, &delivery.message().id);
+        let (topic, group, id) = (self.control.topic(), self.control.group(), &delivery.message().id);
         tracing::warn!(target: "mq", %topic, %group, %id, attempt = delivery.attempt(), %failure, "is a dead letter");
     }
 }

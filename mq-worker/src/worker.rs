@@ -4,16 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mq_core::{Client, Error, ErrorKind, GroupName, Result, TopicName};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::backoff::Backoff;
 use crate::control::Control;
 use crate::extensions::Extensions;
 use crate::failure::{Failure, Verdict};
+use crate::health::{Health, Stage};
 use crate::layer::{AnyLayer, Layer};
 use crate::report::{Report, Stopped};
 use crate::route::{IntoRoute, Route};
-use crate::shared::{Phase, Rule, Shared};
+use crate::shared::{Rule, Shared};
 use crate::slot::Slot;
 
 /// How long a worker that stops waits for what is under way, unless it says otherwise.
@@ -22,7 +24,7 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 /// How long handlers that are dropped at the end of draining get to let go of their thread.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Handlers of one group's messages, with what they share. For several groups run several workers, side by side.
+/// Handlers of a group's messages, with what they share. A handler may be of [another group](Route::group).
 #[must_use = "nothing runs before `run_until`"]
 pub struct Worker {
     client: Client,
@@ -34,6 +36,7 @@ pub struct Worker {
     backoff: Backoff,
     timeout: Option<Duration>,
     drain: Duration,
+    stage: watch::Sender<Stage>,
 }
 
 impl std::fmt::Debug for Worker {
@@ -60,11 +63,12 @@ impl Worker {
             backoff: Backoff::default(),
             timeout: None,
             drain: DRAIN,
+            stage: watch::Sender::new(Stage::Starting),
         }
     }
 
-    /// Handles a topic's messages: with a handler, a handler and its settings, or a
-    /// [`Dispatch`](crate::Dispatch). One for each topic.
+    /// Handles a topic's messages: with a handler, a handler and its settings, a
+    /// [`Dispatch`](crate::Dispatch), or a [batch](crate::batch). One for each topic and group.
     pub fn on<Marker>(
         mut self,
         topic: impl TryInto<TopicName, Error: Into<Error>>,
@@ -119,6 +123,25 @@ impl Worker {
         self
     }
 
+    /// Returns the topics and groups that it serves.
+    ///
+    /// # Errors
+    /// A name is wrong.
+    pub fn subscriptions(&self) -> Result<Vec<(TopicName, GroupName)>> {
+        let name = |name: &Result<TopicName>| name.as_ref().cloned().map_err(Error::duplicate);
+        let group = |group: &Result<GroupName>| group.as_ref().cloned().map_err(Error::duplicate);
+        let share = |(topic, route): &(Result<TopicName>, Route)| {
+            Ok((name(topic)?, group(route.group.as_ref().unwrap_or(&self.group))?))
+        };
+        self.routes.iter().map(share).collect()
+    }
+
+    /// Returns a handle that tells how the run is: for probes of whoever supervises the process.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        Health(self.stage.subscribe())
+    }
+
     /// Works until something can't be healed or a layer stops it.
     ///
     /// # Errors
@@ -142,13 +165,14 @@ impl Worker {
     pub async fn run_until(self, until: impl Future) -> Result<Report> {
         let drain = self.drain;
         let (shared, mut slots, controls) = self.start().await?;
+        shared.enter(Stage::Running);
         let failure = tokio::select! {
             biased;
             () = shared.stopping() => None,
             error = failed(&mut slots) => Some(error),
             _ = until => None,
         };
-        shared.enter(Phase::Draining);
+        shared.enter(Stage::Draining);
         let closing = controls.iter().map(|control| control.subscriber.close(drain));
         let mut given_back = 0;
         let mut failure = failure;
@@ -158,7 +182,7 @@ impl Worker {
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
-        shared.enter(Phase::Over);
+        shared.enter(Stage::Over);
         let ended = async { while slots.join_next().await.is_some() {} };
         // A handler that blocks its thread goes on without us.
         let _ = tokio::time::timeout(GRACE, ended).await;
@@ -171,47 +195,56 @@ impl Worker {
     }
 
     async fn start(self) -> Result<(Arc<Shared>, JoinSet<Result<()>>, Vec<Control>)> {
-        let group = self.group?;
-        let mut routes: Vec<(TopicName, Route)> = Vec::with_capacity(self.routes.len());
+        let main = self.group?;
+        let mut routes: Vec<(TopicName, GroupName, Route)> = Vec::with_capacity(self.routes.len());
         for (topic, mut route) in self.routes {
             let topic = topic?;
+            let group = route.group.take().unwrap_or_else(|| Ok(main.clone()))?;
             let wrong =
                 |text: String| Error::new(ErrorKind::InvalidInput, text).on_topic(&topic).in_group(&group);
-            if routes.iter().any(|(known, _)| *known == topic) {
+            if routes.iter().any(|known| (&known.0, &known.1) == (&topic, &group)) {
                 return Err(wrong("the topic has two handlers; put them into one `Dispatch`".into()));
             }
             route.handler.check(&self.state).map_err(wrong)?;
             route.layers.splice(0..0, self.layers.iter().cloned());
             route.timeout = route.timeout.or(self.timeout);
-            routes.push((topic, route));
+            routes.push((topic, group, route));
         }
         if routes.is_empty() {
             let text = "the worker has no handler; give it one with `on`";
-            return Err(Error::new(ErrorKind::InvalidInput, text).in_group(&group));
+            return Err(Error::new(ErrorKind::InvalidInput, text).in_group(&main));
         }
-        let shared = Arc::new(Shared::new(self.client, group, self.state, self.rules));
+        let shared = Arc::new(Shared::new(self.client, main, self.state, self.rules, self.stage));
         let mut controls = Vec::new();
         let mut ready = Vec::new();
-        for (topic, mut route) in routes {
+        for (topic, group, mut route) in routes {
             let backoff = route.backoff.unwrap_or(self.backoff);
             route.settings.max_attempts = backoff.max_attempts();
-            let control = Control::new(subscribe(&shared, &topic, &route).await?);
+            let control = Control::new(subscribe(&shared.client, &topic, &group, &route).await?);
             controls.push(control.clone());
             ready.push((control, Arc::new(route), backoff));
         }
         let mut slots = JoinSet::new();
         for (control, route, backoff) in ready {
-            for _ in 0..route.concurrency {
+            let limiter = route.concurrency.limiter();
+            for index in 0..route.concurrency.most() {
                 let (control, route, shared) = (control.clone(), route.clone(), shared.clone());
-                slots.spawn(Slot { control, route, backoff, shared }.run());
+                let limiter = limiter.clone();
+                slots.spawn(Slot { control, index, limiter, route, backoff, shared }.run());
             }
         }
         Ok((shared, slots, controls))
     }
 }
 
-async fn subscribe(shared: &Shared, topic: &TopicName, route: &Route) -> Result<mq_core::Subscriber> {
-    let subscriber = shared.client.subscriber(topic, &shared.group).settings(route.settings.clone());
+async fn subscribe(
+    client: &Client,
+    topic: &TopicName,
+    group: &GroupName,
+    route: &Route,
+) -> Result<mq_core::Subscriber> {
+    let subscriber =
+        client.subscriber(topic, group).settings(route.settings.clone()).spec(route.spec.clone());
     match route.prefetch {
         Some(messages) => subscriber.prefetch(messages).open().await,
         None => subscriber.open().await,

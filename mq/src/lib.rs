@@ -35,6 +35,8 @@
 //! and draining around them.
 
 mod connect;
+#[cfg(all(feature = "memory", feature = "worker"))]
+pub mod testing;
 
 pub use mq_core::*;
 

@@ -9,7 +9,7 @@ mod kafka_consume;
 mod rabbitmq;
 mod redis;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::load::Load;
 use crate::meter::Report;
@@ -31,6 +31,7 @@ pub(crate) async fn run(spec: Spec) -> Result<Report> {
         (Backend::Redis, Mode::Latency) => redis::latency(&spec, &load).await,
         (Backend::Redis, Mode::Consume) => redis::consume(&spec).await,
         (Backend::Redis, Mode::Delivery) => redis::delivery(&spec, load).await,
+        (Backend::Memory, _) | (_, Mode::Worker) => bail!("there is no native client to compare with"),
     }
 }
 

@@ -10,6 +10,7 @@
 //! - `retry`: the broker confirmed N retries, the last ones pending.
 
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -40,6 +41,19 @@ impl KillAt {
         match std::env::var(VARIABLE) {
             Ok(text) => Self::parse(&text).with_context(|| format!("cannot use {VARIABLE}={text}")).map(Some),
             Err(_) => Ok(None),
+        }
+    }
+
+    /// Kills this process once so many retries are confirmed, if that is where it is to die.
+    pub(crate) fn watch_retries(&self, client: &mq::Client) {
+        if self.point == "retry" {
+            let (client, nth) = (client.clone(), self.nth as u64);
+            tokio::spawn(async move {
+                while client.counts().retried < nth {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                kill_this_process();
+            });
         }
     }
 

@@ -21,7 +21,6 @@ mod meter;
 mod order;
 mod progress;
 mod report;
-mod send;
 mod services;
 mod shop;
 mod stage;
@@ -34,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use mq::worker::Health;
 use tokio::sync::watch;
 use tokio::try_join;
 
@@ -149,13 +149,10 @@ async fn run(
     patience: Duration,
 ) -> Result<(Ended, Report)> {
     let started = Instant::now();
-    // Groups are declared before the first order is sent: each gets every message.
-    let (inventory, payment, notification, analytics) = try_join!(
-        Stage::open(shop, Inventory::default()),
-        Stage::open(shop, Payment::default()),
-        Stage::open(shop, Notification::default()),
-        Stage::open(shop, Analytics::default()),
-    )?;
+    let inventory = Stage::<Inventory>::open(shop)?;
+    let payment = Stage::<Payment>::open(shop)?;
+    let notification = Stage::<Notification>::open(shop)?;
+    let analytics = Stage::<Analytics>::open(shop)?;
     let intake = Intake::open(shop).await?;
     let meters = Meters {
         intake: intake.confirmed(),
@@ -165,12 +162,20 @@ async fn run(
         analytics: analytics.meter.clone(),
     };
     let mut supervisor = Supervisor::open(shop, meters.clone(), data.orders.len(), patience)?;
+    if let Some(kill_at) = &shop.kill_at {
+        kill_at.watch_retries(&shop.client);
+    }
+    let mut health = Vec::new();
+    let inventory = at_work(inventory, &mut health);
+    let payment = at_work(payment, &mut health);
+    let notification = at_work(notification, &mut health);
+    let analytics = at_work(analytics, &mut health);
     let (inventory, payment, notification, analytics, (), ended) = try_join!(
-        at_work(inventory),
-        at_work(payment),
-        at_work(notification),
-        at_work(analytics),
-        send(shop, intake, &data.orders),
+        inventory,
+        payment,
+        notification,
+        analytics,
+        send(shop, intake, &data.orders, health),
         watch(&mut supervisor, data.orders.len(), stop),
     )?;
     let books = Books { inventory, payment, notification, analytics, dead: supervisor.dead };
@@ -180,16 +185,27 @@ async fn run(
 }
 
 /// Runs a service as a task of its own and returns what it knows at the end.
-async fn at_work<S: Service>(stage: Stage<S>) -> Result<S> {
-    let stage =
-        tokio::spawn(stage.run()).await.with_context(|| format!("the service {} panicked", S::NAME))??;
-    Ok(stage.service)
+fn at_work<S: Service>(
+    stage: Arc<Stage<S>>,
+    health: &mut Vec<Health>,
+) -> impl Future<Output = Result<S>> + use<S> {
+    let (worker, its_health) = stage.worker();
+    health.push(its_health);
+    let running = tokio::spawn(stage.run(worker));
+    async move { running.await.with_context(|| format!("the service {} panicked", S::NAME))? }
 }
 
-async fn send(shop: &Shop, intake: Intake, orders: &[Order]) -> Result<()> {
+/// Sends once every group is there: each gets every message.
+async fn send(shop: &Shop, intake: Intake, orders: &[Order], health: Vec<Health>) -> Result<()> {
     let orders: Arc<[Order]> = orders.into();
+    let sending = async move {
+        for service in health {
+            service.reached(mq::worker::Stage::Running).await;
+        }
+        intake.run(&orders).await
+    };
     tokio::select! {
-        sent = tokio::spawn(async move { intake.run(&orders).await }) => sent.context("the intake panicked")?,
+        sent = tokio::spawn(sending) => sent.context("the intake panicked")?,
         () = shop.stopped() => Ok(()),
     }
 }

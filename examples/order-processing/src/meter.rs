@@ -84,8 +84,8 @@ impl Meter {
         self.known.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn stale(&self) {
-        self.stale.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn stale(&self, count: u64) {
+        self.stale.store(count, Ordering::Relaxed);
     }
 
     pub(crate) fn out_of_order(&self, count: u64) {

@@ -53,6 +53,12 @@ impl Event {
     pub(crate) fn topic(self, run: &str) -> String {
         format!("orders-{self}-{run}")
     }
+
+    /// Returns the event that a topic of a run tells.
+    pub(crate) fn of_topic(topic: &str) -> Option<Self> {
+        let (name, _) = topic.strip_prefix("orders-")?.split_once('-')?;
+        Self::ALL.into_iter().find(|event| event.name() == name)
+    }
 }
 
 impl fmt::Display for Event {
@@ -86,6 +92,14 @@ pub(crate) fn sample(id: u64, customer: &str, cents: u64) -> Order {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_topic_tells_its_event() {
+        for event in Event::ALL {
+            assert_eq!(Event::of_topic(&event.topic("a-b")), Some(event));
+        }
+        assert_eq!(Event::of_topic("orders-lost-a"), None);
+    }
 
     #[test]
     fn a_message_has_its_customer_as_key_and_the_same_id_each_time() {

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use mq::{Client, ErrorKind, MessageId, Publisher, TopicName, TopicSpec};
+use mq::{Client, ErrorKind, MessageId, Publisher, SendRetry, TopicName, TopicSpec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -41,6 +42,8 @@ pub(crate) struct Place {
     pub(crate) state: Option<PathBuf>,
 }
 
+/// How long a broker may be gone: what it did not confirm is sent again so long.
+const PATIENCE: Duration = Duration::from_secs(3600);
 /// The most processes among which an ordered group could share its work.
 const PARTITIONS: u32 = 8;
 
@@ -86,7 +89,8 @@ impl Shop {
 
     /// Makes a publisher of an event.
     pub(crate) async fn publisher(&self, event: Event) -> Result<Publisher> {
-        Ok(self.client.publisher(event.topic(&self.run)).spec(topic_spec()).await?)
+        let publisher = self.client.publisher(event.topic(&self.run)).spec(topic_spec());
+        Ok(publisher.retry(SendRetry::any(PATIENCE)).await?)
     }
 
     /// Opens the journal of a service.

@@ -1,41 +1,42 @@
 //! How a service works off its messages, in batches and without losing or repeating an effect.
 //!
-//! For each batch: decide; make the effects durable in the journal; tell the next stage and wait
-//! for the broker's confirmation; only then ack. A crash at any point leads to a redelivery. An
-//! order whose effect is known from an earlier delivery is told again, because the crash may have come in
-//! between, and has no second effect.
+//! For each batch: decide; make the effects durable in the journal; return what is to be told to the next
+//! stage. The worker publishes that, waits for the broker's confirmation, and only then acks. A crash at any point
+//! leads to a redelivery. An order whose effect is known from an earlier delivery is told again, because the
+//! crash may have come in between, and has no second effect.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use futures_util::future::join_all;
-use mq::{
-    Delivery, ErrorKind, GroupSettings, Message, Publisher, Settled, SettledAll, Subscriber, Timestamp,
+use anyhow::{Context as _, Result};
+use mq::Timestamp;
+use mq::worker::{
+    Attempt, Backoff, Context, Failure, FromMessage, Health, Json, Layer, Next, Outcome, Publish, Rejection,
+    State, Worker, batch,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, Notify};
 
 use crate::journal::Journal;
 use crate::judge::Judge;
 use crate::kill::{Trap, kill_this_process};
 use crate::meter::Meter;
 use crate::order::{AGAIN, Event, Order};
-use crate::send::send_all;
 use crate::shop::{self, Shop};
 
 /// The most orders worked on together.
-const BATCH: usize = 1000;
+const BATCH: usize = 500;
+/// How long a batch waits for more orders.
+const WITHIN: Duration = Duration::from_millis(5);
 /// Orders fetched ahead: waiting behind their customer's earlier ones, or to be the next batch.
 const PREFETCH: usize = 4000;
-/// How long to wait for messages before looking after what is unsettled.
-const IDLE: Duration = Duration::from_millis(200);
 /// How long going home may take.
 pub(crate) const CLOSE: Duration = Duration::from_secs(10);
 
 /// The rules of a service.
-pub(crate) trait Service: Debug + Send + 'static {
+pub(crate) trait Service: Debug + Default + Send + 'static {
     /// Its group.
     const NAME: &'static str;
     /// What it is told.
@@ -62,12 +63,6 @@ pub(crate) trait Service: Debug + Send + 'static {
     fn waiting(&self) -> usize {
         0
     }
-
-    /// Returns the settings of the service's group: declared once, the same for all its members.
-    fn group() -> GroupSettings {
-        let settings = GroupSettings::default().max_attempts(Self::MAX_ATTEMPTS);
-        if Self::ORDERED { settings.ordered() } else { settings }
-    }
 }
 
 /// What becomes of an order.
@@ -93,68 +88,57 @@ struct Record<E> {
     effect: E,
 }
 
-/// A service at work: its rules, its subscription, its publisher and its journal.
+/// What a service is told about an order.
 #[derive(Debug)]
-pub(crate) struct Stage<S: Service> {
-    pub(crate) service: S,
-    pub(crate) meter: Arc<Meter>,
-    judge: Judge,
-    subscriber: Subscriber,
-    publisher: Option<(Event, Publisher)>,
-    journal: Journal<Record<S::Effect>>,
-    shop: Shop,
-    unsettled: Unsettled,
-    sent_trap: Trap,
-    retry_trap: Trap,
+struct Told {
+    order: Order,
+    event: Event,
+    attempt: u32,
+    redelivered: bool,
+    again: bool,
+    sent_at: Option<Timestamp>,
 }
 
-/// Settlements whose answers are not in yet.
-#[derive(Debug, Default)]
-struct Unsettled {
-    acks: Option<SettledAll>,
-    retries: Vec<Settled>,
-}
-
-/// A batch after its decisions.
-#[derive(Debug)]
-struct Work<E> {
-    effects: Vec<Record<E>>,
-    forward: Vec<Message>,
-    done: Vec<Delivery>,
-    retries: Vec<(Delivery, Duration, &'static str)>,
-    foreign: Vec<(Delivery, String)>,
-    /// When the orders that came for the first time were sent.
-    sent_at: Vec<Timestamp>,
-}
-
-impl<E> Default for Work<E> {
-    fn default() -> Self {
-        Self {
-            effects: Vec::new(),
-            forward: Vec::new(),
-            done: Vec::new(),
-            retries: Vec::new(),
-            foreign: Vec::new(),
-            sent_at: Vec::new(),
-        }
+impl FromMessage for Told {
+    fn from_message(context: &Context<'_>) -> Result<Self, Rejection> {
+        let (Json(order), Attempt(attempt)) = <_>::from_message(context)?;
+        let (message, redelivered) = (context.message(), context.delivery().redelivered());
+        let event = Event::of_topic(context.topic().as_str());
+        Ok(Self {
+            order,
+            event: event.ok_or_else(|| Rejection::malformed("the topic tells no event"))?,
+            attempt,
+            redelivered,
+            again: redelivered || message.headers.get(AGAIN).is_some(),
+            sent_at: message.published_at,
+        })
     }
 }
 
+/// A service at work: its rules, its journal and what it tells.
+#[derive(Debug)]
+pub(crate) struct Stage<S: Service> {
+    desk: Mutex<Desk<S>>,
+    pub(crate) meter: Arc<Meter>,
+    shop: Shop,
+    broken: Notify,
+}
+
+/// What is changed by a batch at a time.
+#[derive(Debug)]
+struct Desk<S: Service> {
+    service: S,
+    judge: Judge,
+    journal: Journal<Record<S::Effect>>,
+    /// Why it cannot go on.
+    failure: Option<anyhow::Error>,
+}
+
 impl<S: Service> Stage<S> {
-    /// Joins the service's group and learns from its journal what it did before.
-    pub(crate) async fn open(shop: &Shop, mut service: S) -> Result<Self> {
-        let mut topics = S::READS.iter().map(|event| event.topic(&shop.run));
-        let first = topics.next().context("a service reads at least one topic")?;
-        let builder = shop.client.subscriber(first, S::NAME);
-        let builder = topics.fold(builder, mq::SubscriberBuilder::and_topic);
-        let subscriber =
-            builder.spec(shop::topic_spec()).settings(S::group()).prefetch(PREFETCH).open().await?;
-        let publisher = match S::TELLS {
-            Some(event) => Some((event, shop.publisher(event).await?)),
-            None => None,
-        };
+    /// Learns from the service's journal what it did before.
+    pub(crate) fn open(shop: &Shop) -> Result<Arc<Self>> {
         let (journal, records) = shop.journal::<Record<S::Effect>>(S::NAME)?;
-        let mut judge = Judge::default();
+        let (mut service, mut judge) = (S::default(), Judge::default());
         for record in &records {
             service.apply(record.order, &record.effect);
             if S::ORDERED && !record.again {
@@ -163,142 +147,119 @@ impl<S: Service> Stage<S> {
         }
         let meter = Arc::new(Meter::new(S::NAME));
         meter.progress(service.finished(), service.waiting());
-        let trap = |point: &str| Trap::new(shop.kill_at.as_ref(), point);
-        Ok(Self {
-            service,
-            meter,
-            judge,
-            subscriber,
-            publisher,
-            journal,
-            shop: shop.clone(),
-            unsettled: Unsettled::default(),
-            sent_trap: trap(&format!("{}.sent", S::NAME)),
-            retry_trap: trap("retry"),
-        })
+        let desk = Mutex::new(Desk { service, judge, journal, failure: None });
+        Ok(Arc::new(Self { desk, meter, shop: shop.clone(), broken: Notify::new() }))
     }
 
-    /// Works until it is told to stop; then settles what is in hand and leaves the group.
-    pub(crate) async fn run(mut self) -> Result<Self> {
-        self.work().await.with_context(|| format!("the service {} failed", S::NAME))?;
-        self.subscriber.close(CLOSE).await?;
-        Ok(self)
+    /// Returns who works, and how that is.
+    pub(crate) fn worker(self: &Arc<Self>) -> (Worker, Health) {
+        let sent = Sent(Trap::new(self.shop.kill_at.as_ref(), &format!("{}.sent", S::NAME)).into());
+        let mut worker = Worker::new(&self.shop.client, S::NAME)
+            .state(self.clone())
+            .layer(sent)
+            .retry(Backoff::default().attempts(S::MAX_ATTEMPTS))
+            .drain(CLOSE);
+        for event in S::READS {
+            let route = batch(work::<S>).size(BATCH).within(WITHIN).route();
+            let route = route.spec(shop::topic_spec()).prefetch(PREFETCH);
+            let route = if S::ORDERED { route.ordered() } else { route };
+            worker = worker.on(event.topic(&self.shop.run), route);
+        }
+        let health = worker.health();
+        (worker, health)
     }
 
-    async fn work(&mut self) -> Result<()> {
-        loop {
-            let batch = tokio::select! {
-                batch = self.subscriber.receive_batch(BATCH, IDLE) => batch?,
-                () = self.shop.stopped() => return self.settled().await,
-            };
-            if batch.is_empty() {
-                self.settled().await?;
-            } else {
-                self.process(batch).await?;
-            }
-        }
-    }
-
-    async fn process(&mut self, batch: Vec<Delivery>) -> Result<()> {
-        let mut work = Work::default();
-        for delivery in batch {
-            self.decide(delivery, &mut work)?;
-        }
-        self.journal.append(&work.effects).await?;
-        if let Some((_, publisher)) = &self.publisher {
-            let sent = work.forward.len();
-            send_all(publisher, work.forward).await?;
-            if self.sent_trap.pass(sent).is_some() {
-                kill_this_process();
-            }
-        }
-        // The answers to the last batch's settlements came in meanwhile; nobody waited for them.
-        self.settled().await?;
-        self.unsettled.acks = Some(mq::ack_all(work.done));
-        for (delivery, after, because) in work.retries {
-            self.unsettled.retries.push(delivery.retry_because(after, because));
-        }
-        for (delivery, problem) in work.foreign {
-            self.unsettled.retries.push(delivery.dead_letter(problem));
-        }
-        self.meter.handled(work.effects.len(), &work.sent_at);
-        self.meter.progress(self.service.finished(), self.service.waiting());
-        self.shop.changed.notify_one();
-        Ok(())
-    }
-
-    /// Decides about one delivery. Its effect counts for the rest of the batch already.
-    fn decide(&mut self, delivery: Delivery, work: &mut Work<S::Effect>) -> Result<()> {
-        let order = match delivery.json::<Order>() {
-            Ok(order) => order,
-            Err(error) => {
-                work.foreign.push((delivery, format!("not an order: {error:?}")));
-                return Ok(());
+    /// Works until it is told to stop; returns what the service knows then.
+    pub(crate) async fn run(self: Arc<Self>, worker: Worker) -> Result<S> {
+        let until = async {
+            tokio::select! {
+                () = self.shop.stopped() => {}
+                () = self.broken.notified() => {}
             }
         };
-        let again = delivery.redelivered() || delivery.message().headers.get(AGAIN).is_some();
-        match self.service.handle(S::READS[delivery.subscription()], &order, delivery.attempt()) {
+        let ran = worker.run_until(until).await;
+        let mut desk = self.desk.lock().await;
+        let failed = desk.failure.take().map_or(Ok(()), Err).and(ran.map_err(Into::into));
+        let report = failed.with_context(|| format!("the service {} failed", S::NAME))?;
+        self.meter.stale(report.stale);
+        Ok(std::mem::take(&mut desk.service))
+    }
+}
+
+/// Handles a batch.
+async fn work<S: Service>(
+    orders: Vec<Told>,
+    State(stage): State<Arc<Stage<S>>>,
+) -> Vec<Result<Option<Publish>, Failure>> {
+    let mut desk = stage.desk.lock().await;
+    let sent_at: Vec<Timestamp> =
+        orders.iter().filter(|told| !told.redelivered).filter_map(|told| told.sent_at).collect();
+    let mut effects = Vec::new();
+    let verdicts = orders.into_iter().map(|told| stage.decide(&mut desk, told, &mut effects)).collect();
+    if let Err(error) = desk.journal.append(&effects).await {
+        desk.failure.get_or_insert(error);
+        stage.broken.notify_one();
+        // Given back as they are; the worker stops.
+        return verdicts.into_iter().map(|_| Err(Failure::defer(Duration::ZERO))).collect();
+    }
+    stage.meter.handled(effects.len(), &sent_at);
+    stage.meter.progress(desk.service.finished(), desk.service.waiting());
+    stage.shop.changed.notify_one();
+    verdicts
+}
+
+impl<S: Service> Stage<S> {
+    /// Decides about an order. Its effect counts for the rest of the batch already.
+    fn decide(
+        &self,
+        desk: &mut Desk<S>,
+        told: Told,
+        effects: &mut Vec<Record<S::Effect>>,
+    ) -> Result<Option<Publish>, Failure> {
+        let Told { order, event, attempt, again, .. } = told;
+        match desk.service.handle(event, &order, attempt) {
             Step::Known => {
                 self.meter.known();
-                self.forward(&order, true, work)?;
-                work.done.push(delivery);
+                self.tell(&order, true)
             }
             Step::Done(effect) => {
-                work.sent_at.extend(delivery.message().published_at.filter(|_| !delivery.redelivered()));
-                self.forward(&order, again, work)?;
-                self.remember(order, again, effect, work);
-                work.done.push(delivery);
+                let told = self.tell(&order, again);
+                effects.push(self.learn(desk, order, again, effect));
+                told
             }
             Step::Retry { effect, after, because } => {
-                self.remember(order, again, effect, work);
-                work.retries.push((delivery, after, because));
+                effects.push(self.learn(desk, order, again, effect));
+                Err(Failure::retry(after).because(because))
             }
         }
-        Ok(())
     }
 
-    fn forward(&self, order: &Order, again: bool, work: &mut Work<S::Effect>) -> Result<()> {
-        if let Some((event, _)) = &self.publisher {
-            work.forward.push(order.message(*event, again)?);
-        }
-        Ok(())
+    fn tell(&self, order: &Order, again: bool) -> Result<Option<Publish>, Failure> {
+        let Some(event) = S::TELLS else { return Ok(None) };
+        Ok(Some(Publish::new(event.topic(&self.shop.run), order.message(event, again)?)))
     }
 
-    fn remember(&mut self, order: Order, again: bool, effect: S::Effect, work: &mut Work<S::Effect>) {
+    fn learn(&self, desk: &mut Desk<S>, order: Order, again: bool, effect: S::Effect) -> Record<S::Effect> {
         if S::ORDERED && !again {
-            self.judge.see(&order.customer, order.line);
-            self.meter.out_of_order(self.judge.out_of_order());
+            desk.judge.see(&order.customer, order.line);
+            self.meter.out_of_order(desk.judge.out_of_order());
         }
-        self.service.apply(order.id, &effect);
-        work.effects.push(Record {
-            order: order.id,
-            customer: order.customer,
-            line: order.line,
-            again,
-            effect,
-        });
+        desk.service.apply(order.id, &effect);
+        Record { order: order.id, customer: order.customer, line: order.line, again, effect }
     }
+}
 
-    /// Waits for the answers to the settlements under way.
-    async fn settled(&mut self) -> Result<()> {
-        let Unsettled { acks, retries } = std::mem::take(&mut self.unsettled);
-        let mut failures = Vec::new();
-        if let Some(acks) = acks {
-            failures.extend(acks.await.err().unwrap_or_default().into_iter().map(|(_, error)| error));
-        }
-        let retries = join_all(retries).await;
-        let confirmed = retries.iter().filter(|settled| settled.is_ok()).count();
-        failures.extend(retries.into_iter().filter_map(Result::err));
-        if self.retry_trap.pass(confirmed).is_some() {
+/// A layer that sees what the broker confirmed to the next stage and is not acked yet.
+struct Sent(std::sync::Mutex<Trap>);
+
+impl Layer for Sent {
+    async fn call(&self, context: &mut Context<'_>, next: Next<'_>) -> Outcome {
+        let outcome = next.run(context).await;
+        let mut trap = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if outcome.is_ok() && trap.pass(1).is_some() {
             kill_this_process();
         }
-        for error in failures {
-            // The delivery went to another holder before the answer; it comes as a known order.
-            if error.kind() != ErrorKind::StaleDelivery {
-                return Err(error).context("a settlement failed");
-            }
-            self.meter.stale();
-        }
-        Ok(())
+        drop(trap);
+        outcome
     }
 }

@@ -6,13 +6,18 @@ use std::process::Command;
 use std::thread;
 
 /// Each program by its file, and where cargo built it; the first service waits for a signal and is not run.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 12] = [
     ("handlers", env!("CARGO_BIN_EXE_handlers")),
     ("dispatch", env!("CARGO_BIN_EXE_dispatch")),
     ("order", env!("CARGO_BIN_EXE_order")),
     ("retries", env!("CARGO_BIN_EXE_retries")),
     ("layers", env!("CARGO_BIN_EXE_layers")),
     ("breaker", env!("CARGO_BIN_EXE_breaker")),
+    ("batches", env!("CARGO_BIN_EXE_batches")),
+    ("adaptive", env!("CARGO_BIN_EXE_adaptive")),
+    ("shaping", env!("CARGO_BIN_EXE_shaping")),
+    ("publishing", env!("CARGO_BIN_EXE_publishing")),
+    ("once", env!("CARGO_BIN_EXE_once")),
     ("draining", env!("CARGO_BIN_EXE_draining")),
 ];
 

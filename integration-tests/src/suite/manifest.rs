@@ -209,6 +209,8 @@ pub fn manifest() -> Vec<Case> {
 
         Uses 3 "worker.outcomes" worker::outcomes: "a worker's handlers ack, retry, reject, panic and publish: each message ends as its handler said, and results come";
         Uses 6 "worker.ordered" worker::ordered: "a worker with sixteen places keeps the order of each key";
+        Kills 3 "worker.once_by_redis" once::redis: "10,000 messages sent twice, two worker processes, one killed half-way: 10,000 effects, by a store in Redis";
+        Kills 3 "worker.once_by_sql" once::sql: "the same by a table in a database";
 
         Uses 3 "history.settlements" history::settlements: "a seeded history of acks, retries, defers, drops, expiries and dead letters ends as in the memory model";
         Uses 6 "history.ordered" history::ordered: "the same on an ordered group, each key in order";
@@ -228,6 +230,7 @@ pub fn manifest() -> Vec<Case> {
         Hurts 9 "operator.everything_deleted_ordered" operator::everything_deleted_ordered: "the same with an ordered group";
         Hurts 9 "operator.trimmed_before_read" operator::trimmed_before_read: "messages removed before a group read them are an event, and what follows comes";
         Hurts 9 "operator.trimmed_while_read" operator::trimmed_while_read: "messages removed while a member reads come all the same, or an event tells of them";
+        Hurts 3 "operator.trimmed_elsewhere" operator::trimmed_elsewhere: "messages trimmed from one partition cost those held of another no attempt";
         Hurts 10 "operator.out_of_memory" operator::out_of_memory: "a broker without memory takes no more, and lets deliver and ack what it holds; with memory all goes on";
         Hurts 1 "operator.queue_full" operator::queue_full: "one of two groups' queues is full: what it refuses is never said to be stored, what is confirmed comes to both";
         Hurts 9 "operator.credentials_revoked" operator::credentials_revoked: "a user that is removed: both sides end as Unauthorized within 10 s, and no password shows";

@@ -14,6 +14,7 @@ mod harm;
 mod harness;
 mod history;
 mod manifest;
+mod once;
 mod runner;
 mod victim;
 
@@ -23,5 +24,6 @@ pub use faulty::Faulty;
 pub use gaps::GAPS;
 pub use harness::{BrokerHarness, Harness, MemoryHarness, Victim};
 pub use manifest::{Case, Verdict, manifest};
+pub use once::{OncePlan, StoreUrl};
 pub use runner::{Options, Row, main, run};
 pub use victim::{Plan, is_victim};

@@ -8,6 +8,7 @@ use mq::{Client, Delivery, GroupSettings};
 use serde::{Deserialize, Serialize};
 
 use super::fault_history::{MEMBER, become_member};
+use super::once::OncePlan;
 
 /// The environment variable with the broker's URL.
 pub(super) const URL: &str = "MQ_VICTIM_URL";
@@ -33,6 +34,8 @@ pub struct Plan {
     pub ack: Vec<usize>,
     /// It is ready at once, acks what it receives, and kills itself when it receives this body.
     pub dies_of: Option<String>,
+    /// It is a worker that does each message once.
+    pub once: Option<OncePlan>,
 }
 
 impl Plan {
@@ -52,6 +55,7 @@ impl Plan {
             receive,
             ack: Vec::new(),
             dies_of: None,
+            once: None,
         }
     }
 }
@@ -63,6 +67,9 @@ pub(super) async fn work(
     ready: impl FnOnce(),
     die: impl FnOnce(),
 ) -> Result<()> {
+    if let Some(once) = &plan.once {
+        return once.work(client, plan, ready, die).await;
+    }
     let subscriber =
         client.subscriber(plan.topic.as_str(), plan.group.as_str()).settings(plan.settings.clone());
     let subscriber = subscriber.prefetch(plan.prefetch).open().await?;

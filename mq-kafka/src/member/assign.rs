@@ -367,7 +367,7 @@ impl Shared {
     }
 }
 
-fn watermarks(consumer: &Native, source: &Source, partition: i32) -> Result<(i64, i64)> {
+pub(super) fn watermarks(consumer: &Native, source: &Source, partition: i32) -> Result<(i64, i64)> {
     consumer.fetch_watermarks(&source.topic, partition, ANSWER).map_err(|error| from_native(&error))
 }
 

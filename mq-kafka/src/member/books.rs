@@ -138,6 +138,11 @@ impl Books {
         self.epoch
     }
 
+    /// Where a lane is fetched from next.
+    pub(crate) fn position(&self, (lane, epoch): Ownership) -> Option<i64> {
+        self.lanes.get(&lane).filter(|owned| owned.epoch == epoch).map(|owned| owned.tracker.position())
+    }
+
     /// How many more messages the member may fetch.
     pub(crate) fn room(&self) -> usize {
         if self.queued_bytes >= (self.limit.bytes / QUEUED).max(1) {

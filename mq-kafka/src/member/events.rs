@@ -11,9 +11,10 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
 
+use super::assign::watermarks;
 use super::gone::Watch;
 use super::poll::Command;
-use super::{MemberContext, Native, Shared, commit, poll};
+use super::{MemberContext, Native, Shared, commit, partition_of, poll};
 use crate::error::{from_native, is_permanent};
 use crate::producer::release;
 
@@ -104,6 +105,10 @@ enum End {
 fn again(shared: &Arc<Shared>, life: Life, end: End) -> Option<Life> {
     life.native.context().retire();
     let lanes = shared.books.lock().lanes();
+    if end == End::Gone && shared.was_trimmed(&life.native) {
+        // Nobody died: what is held counts no attempt. What cannot be said in time counts one.
+        shared.finish(&lanes, Instant::now() + END);
+    }
     shared.lose(&lanes);
     release(life.end(shared));
     if end == End::Gone {
@@ -167,6 +172,15 @@ impl Shared {
             self.doubtful.store(true, Ordering::Release);
             self.inner.context.events.failed("fetch", &from_native(error).in_group(&self.group));
         }
+    }
+
+    /// Whether messages were removed from a topic that is the same: what of it is committed counts.
+    fn was_trimmed(&self, native: &Native) -> bool {
+        let Some((source, ownership)) = self.removed.lock().take() else { return false };
+        let Some(position) = self.books.lock().position(ownership) else { return false };
+        let oldest = watermarks(native, &self.sources[source], partition_of(ownership.0));
+        // A topic that was made anew starts at 0.
+        oldest.is_ok_and(|(oldest, _)| oldest > position)
     }
 
     /// Wakes the commit thread for good: the flag it looks at is set already.

@@ -111,6 +111,8 @@ pub(crate) struct Shared {
     doubtful: AtomicBool,
     /// A topic is another one by now.
     gone: AtomicBool,
+    /// The partition of which the next message was removed, by its source and ownership.
+    removed: Mutex<Option<(usize, Ownership)>>,
     /// A topic was gone: what is known of positions may be of the one before.
     renewed: AtomicBool,
     runtime: tokio::runtime::Handle,
@@ -157,6 +159,7 @@ impl Member {
             link: Link::new("consumer", inner.context.events.clone()),
             doubtful: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            removed: Mutex::default(),
             renewed: AtomicBool::new(false),
             runtime: tokio::runtime::Handle::current(),
         });

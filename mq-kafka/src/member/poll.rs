@@ -178,6 +178,7 @@ fn incoming(
 fn recover(shared: &Shared, queue: &Queue, source: &Source, error: &KafkaError) {
     let partition = partition_of(queue.ownership.0);
     if matches!(error.rdkafka_error_code(), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange)) {
+        *shared.removed.lock() = Some((queue.source, queue.ownership));
         shared.gone.store(true, Ordering::Release);
     }
     tracing::debug!(target: "mq", topic = %source.topic, partition, %error, "the native consumer reports an error");

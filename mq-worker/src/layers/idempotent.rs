@@ -84,21 +84,71 @@ impl<S: Store> Idempotent<S> {
         self
     }
 
-    /// Runs the rest and keeps the claim meanwhile.
-    async fn run(&self, key: &str, owner: u64, context: &mut Context<'_>, next: Next<'_>) -> Outcome {
-        let mut handled = std::pin::pin!(next.run(context));
+    /// Does something once for a key, without a worker: whoever calls it with the same key, here or in another
+    /// process, at once or later.
+    ///
+    /// ```
+    /// use mq_worker::layers::{Idempotent, MemoryStore, Once};
+    ///
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let payments = Idempotent::new(MemoryStore::new());
+    /// match payments.once("payment-17", async { Ok::<_, std::io::Error>("charged") }).await? {
+    ///     Once::Ran(receipt) => println!("{receipt}"),
+    ///     Once::Done => println!("was done before"),
+    ///     Once::Busy => println!("another one is at it"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`OnceError::Work`] if the work failed: it is not marked, and may be done again.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the work and gives the key up.
+    pub async fn once<T, E>(
+        &self,
+        key: &str,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<Once<T>, OnceError<E>> {
+        let owner = fastrand::u64(..);
+        match self.store.claim(key, owner, self.lease).await {
+            Ok(Claim::Mine) => {}
+            Ok(Claim::Done) => return Ok(Once::Done),
+            Ok(Claim::Busy) => return Ok(Once::Busy),
+            Err(error) => return Err(OnceError::Store(StoreDown(error))),
+        }
+        let claimed = Claimed { store: &self.store, key: Some(key.to_owned()), owner };
+        let worked = self.keep(key, owner, work).await;
+        if worked.is_ok() {
+            self.complete(key).await;
+            claimed.keep();
+        } else {
+            claimed.release().await;
+        }
+        worked.map(Once::Ran)
+    }
+
+    /// Does the work and keeps the claim meanwhile.
+    async fn keep<T, E>(
+        &self,
+        key: &str,
+        owner: u64,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, OnceError<E>> {
+        let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {
                 biased;
-                outcome = &mut handled => return outcome,
+                worked = &mut work => return worked.map_err(OnceError::Work),
                 () = tokio::time::sleep(self.lease / 3) => {}
             }
             tokio::select! {
                 biased;
-                outcome = &mut handled => return outcome,
+                worked = &mut work => return worked.map_err(OnceError::Work),
                 renewed = self.store.claim(key, owner, self.lease) => match renewed {
                     Ok(Claim::Mine) => {}
-                    Ok(_) => return Err("the claim was lost while the handler ran; give it a longer `lease`".into()),
+                    Ok(_) => return Err(OnceError::Lost),
                     // The claim may outlast it.
                     Err(error) => tracing::warn!(target: "mq", key, %error, "a claim was not renewed"),
                 },
@@ -123,21 +173,58 @@ impl<S: Store> fmt::Debug for Idempotent<S> {
 impl<S: Store> Layer for Idempotent<S> {
     async fn call(&self, context: &mut Context<'_>, next: Next<'_>) -> Outcome {
         let Some(key) = (self.key)(context.message()) else { return next.run(context).await };
-        let owner = fastrand::u64(..);
-        match self.store.claim(&key, owner, self.lease).await.map_err(StoreDown)? {
-            Claim::Done => return Ok(Done::skipped()),
-            Claim::Busy => return Err(Failure::defer(BUSY).because("another handler is at it")),
-            Claim::Mine => {}
+        match self.once(&key, next.run(context)).await {
+            Ok(Once::Ran(done)) => Ok(done),
+            Ok(Once::Done) => Ok(Done::skipped()),
+            Ok(Once::Busy) => Err(Failure::defer(BUSY).because("another handler is at it")),
+            Err(OnceError::Work(failure)) => Err(failure),
+            Err(OnceError::Store(down)) => Err(down.into()),
+            Err(OnceError::Lost) => Err(LOST.into()),
         }
-        let claimed = Claimed { store: &self.store, key: Some(key), owner };
-        let outcome = self.run(claimed.key(), owner, context, next).await;
-        if outcome.is_ok() {
-            self.complete(claimed.key()).await;
-            claimed.keep();
-        } else {
-            claimed.release().await;
+    }
+}
+
+const LOST: &str = "the claim was lost while the work was done; give it a longer `lease`";
+
+/// What came of [`Idempotent::once`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Once<T> {
+    /// It was done now.
+    Ran(T),
+    /// It was done before.
+    Done,
+    /// Another one is at it.
+    Busy,
+}
+
+/// Why something was not done, or not marked.
+#[derive(Debug)]
+pub enum OnceError<E> {
+    /// The store could not be asked; nothing was done.
+    Store(StoreDown),
+    /// The claim ran out meanwhile; the work was dropped.
+    Lost,
+    /// The work failed.
+    Work(E),
+}
+
+impl<E: fmt::Display> fmt::Display for OnceError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(down) => down.fmt(f),
+            Self::Lost => f.write_str(LOST),
+            Self::Work(error) => error.fmt(f),
         }
-        outcome
+    }
+}
+
+impl<E: std::error::Error> std::error::Error for OnceError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Store(down) => down.source(),
+            Self::Lost => None,
+            Self::Work(error) => error.source(),
+        }
     }
 }
 
@@ -149,17 +236,13 @@ struct Claimed<'a, S: Store> {
 }
 
 impl<S: Store> Claimed<'_, S> {
-    fn key(&self) -> &str {
-        self.key.as_deref().unwrap_or_default()
-    }
-
     fn keep(mut self) {
         self.key = None;
     }
 
     async fn release(mut self) {
         // What cannot be released runs out.
-        let _ = self.store.release(self.key(), self.owner).await;
+        let _ = self.store.release(self.key.as_deref().unwrap_or_default(), self.owner).await;
         self.key = None;
     }
 }

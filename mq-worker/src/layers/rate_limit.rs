@@ -1,7 +1,10 @@
 //! A burst in, a steady flow out.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::time::Duration;
 
+use mq_core::Message;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -22,20 +25,31 @@ use crate::outcome::Outcome;
 /// async fn call_partner() {}
 /// // 10 a second, and up to 5 at once after a pause.
 /// let route = call_partner.layer(RateLimit::new(10, Duration::from_secs(1)).burst(5));
+/// // 10 a second of each customer.
+/// let fair = call_partner.layer(RateLimit::new(10, Duration::from_secs(1)).per_key());
 /// ```
-#[derive(Debug)]
 pub struct RateLimit {
     every: Duration,
     burst: u32,
-    /// When the next message would be on time, had all come evenly.
-    due: Mutex<Option<Instant>>,
+    key: Option<KeyOf>,
+    due: Mutex<Due>,
+}
+
+type KeyOf = Box<dyn Fn(&Message) -> Vec<u8> + Send + Sync>;
+
+/// When the next message of each key would be on time, had all come evenly.
+#[derive(Debug, Default)]
+struct Due {
+    of_keys: HashMap<Vec<u8>, Instant>,
+    /// When there are so many, those whose time is over are removed.
+    sweep_at: usize,
 }
 
 impl RateLimit {
     /// Lets `messages` through in each `per`, evenly.
     #[must_use]
     pub fn new(messages: u32, per: Duration) -> Self {
-        Self { every: per / messages.max(1), burst: 1, due: Mutex::default() }
+        Self { every: per / messages.max(1), burst: 1, key: None, due: Mutex::default() }
     }
 
     /// Lets up to this many through at once after a pause. Default 1.
@@ -45,20 +59,51 @@ impl RateLimit {
         self
     }
 
-    /// Takes the next turn; returns when it is.
-    fn turn(&self, now: Instant) -> Instant {
+    /// Limits each of what `key` makes of a message by itself.
+    #[must_use]
+    pub fn per(mut self, key: impl Fn(&Message) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        self.key = Some(Box::new(key));
+        self
+    }
+
+    /// Limits each key by itself; messages without one together.
+    #[must_use]
+    pub fn per_key(self) -> Self {
+        self.per(|message| message.key.as_deref().unwrap_or_default().to_vec())
+    }
+
+    /// Takes the next turn of what `message` belongs to; returns when it is.
+    pub(crate) fn turn(&self, message: &Message, now: Instant) -> Instant {
+        let key = self.key.as_ref().map(|key| key(message)).unwrap_or_default();
         let mut due = self.due.lock();
-        let on_time = due.map_or(now, |due| due.max(now));
-        *due = Some(on_time + self.every);
+        let on_time = due.of_keys.get(&key).map_or(now, |due| (*due).max(now));
+        due.set(key, on_time + self.every, now);
         let ahead = self.every.saturating_mul(self.burst - 1);
         on_time.checked_sub(ahead).map_or(now, |early| early.max(now))
+    }
+}
+
+impl Due {
+    fn set(&mut self, key: Vec<u8>, due: Instant, now: Instant) {
+        if self.of_keys.len() >= self.sweep_at.max(1024) {
+            self.of_keys.retain(|_, due| *due > now);
+            self.sweep_at = self.of_keys.len() * 2;
+        }
+        self.of_keys.insert(key, due);
+    }
+}
+
+impl fmt::Debug for RateLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { every, burst, .. } = self;
+        f.debug_struct("RateLimit").field("every", every).field("burst", burst).finish_non_exhaustive()
     }
 }
 
 impl Layer for RateLimit {
     async fn call(&self, context: &mut Context<'_>, next: Next<'_>) -> Outcome {
         let now = Instant::now();
-        let turn = self.turn(now);
+        let turn = self.turn(context.message(), now);
         if turn > now {
             context.wait_until(turn).await?;
         }
@@ -73,10 +118,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_burst_then_a_steady_flow() {
         let (limit, start) = (RateLimit::new(10, Duration::from_secs(1)).burst(3), Instant::now());
-        let mut turns = |now| (limit.turn(now) - start).as_millis();
+        let message = Message::new("");
+        let mut turns = |now| (limit.turn(&message, now) - start).as_millis();
         assert_eq!([start; 5].map(&mut turns), [0, 0, 0, 100, 200]);
         // A second later there is a burst again.
         let later = start + Duration::from_millis(1300);
         assert_eq!([later; 4].map(turns), [1300, 1300, 1300, 1400]);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn keys_have_turns_of_their_own_and_are_forgotten() {
+        let (limit, start) = (RateLimit::new(10, Duration::from_secs(1)).per_key(), Instant::now());
+        let of = |key: usize| Message::new("").key(key.to_string());
+        let turns = [1, 1, 2, 1, 2].map(|key| (limit.turn(&of(key), start) - start).as_millis());
+        assert_eq!(turns, [0, 100, 0, 200, 100]);
+        for key in 0..10_000 {
+            limit.turn(&of(key), start + Duration::from_secs(key as u64));
+        }
+        assert!(limit.due.lock().of_keys.len() <= 1024);
     }
 }

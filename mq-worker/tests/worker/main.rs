@@ -1,12 +1,17 @@
 //! The worker on the memory backend, on virtual time.
 
+mod batches;
 mod dispatch;
 mod handlers;
 mod idempotent;
 mod layers;
 mod outcomes;
+mod outlet;
 mod policies;
 mod running;
+mod shaping;
+mod stores;
 mod storm;
 mod support;
+mod testing;
 mod unconfirmed;

@@ -252,3 +252,83 @@ async fn an_idle_worker_stops_at_once() {
     let report = tokio::spawn(worker.run_until(std::future::ready(()))).await.unwrap().unwrap();
     assert_eq!((report, start.elapsed().as_secs()), (mq_worker::Report::default(), 0));
 }
+
+#[tokio::test(start_paused = true)]
+async fn within_a_range_concurrency_follows_how_it_goes() {
+    async fn hold(State(gauge): State<Gauge>, State(notes): State<Notes>) -> anyhow::Result<()> {
+        gauge.hold(SECOND).await;
+        anyhow::ensure!(notes.add("") <= 200, "down");
+        Ok(())
+    }
+    let (client, gauge) = (client(), Gauge::default());
+    let route = hold.concurrency(2..=12);
+    let worker = Worker::new(&client, "g")
+        .on("in", route)
+        .state(gauge.clone())
+        .state(Notes::default())
+        .retry(Backoff::constant(HOUR));
+    let sending = async {
+        send_and_wait(&client, "in", numbered(200)).await;
+        assert_eq!(gauge.most(), 12, "it grew");
+        // From here all fail: one place after the other is left.
+        let publisher = client.publisher("in").await.unwrap();
+        publisher.send_batch(numbered(100)).await.into_iter().for_each(|verdict| drop(verdict.unwrap()));
+        tokio::time::sleep(15 * SECOND).await;
+        gauge.0.1.store(0, Ordering::Relaxed);
+        tokio::time::sleep(10 * SECOND).await;
+        assert_eq!(gauge.most(), 2, "it shrank");
+    };
+    let report = worker.run_until(sending).await.unwrap();
+    assert_eq!(report.handled, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_may_serve_several_groups_of_a_topic() {
+    async fn note(mq_worker::Group(group): mq_worker::Group, State(notes): State<Notes>) {
+        notes.add(group.to_string());
+    }
+    let (client, notes) = (client(), Notes::default());
+    let worker = Worker::new(&client, "g")
+        .on("in", note)
+        .on("in", note.group("audit").concurrency(1))
+        .state(notes.clone());
+    assert_eq!(serve(&client, worker, numbered(3)).await.handled, 6);
+    let mut all = notes.all();
+    all.sort();
+    assert_eq!(all, ["audit", "audit", "audit", "g", "g", "g"]);
+    let twice = Worker::new(&client, "g").on("in", note).on("in", note.group("g")).state(notes);
+    assert_eq!(crate::support::refused(twice).await.kind(), ErrorKind::InvalidInput);
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_tells_how_the_run_is() {
+    use mq_worker::Stage;
+    async fn slow() {
+        tokio::time::sleep(5 * SECOND).await;
+    }
+    let client = client();
+    let worker = Worker::new(&client, "g").on("in", slow);
+    let health = worker.health();
+    assert_eq!((health.stage(), health.is_ready(), health.is_alive()), (Stage::Starting, false, true));
+    let probe = health.clone();
+    let publisher = client.publisher("in").await.unwrap();
+    let run = worker.run_until(async {
+        assert!(probe.is_ready());
+        publisher.send(Message::new("")).await.unwrap();
+        tokio::time::sleep(SECOND).await;
+    });
+    let watch = async {
+        health.reached(Stage::Draining).await;
+        let seen = (health.stage(), health.is_ready(), health.is_alive());
+        health.reached(Stage::Over).await;
+        (seen, health.is_alive())
+    };
+    let (report, seen) = tokio::join!(run, watch);
+    assert_eq!(report.unwrap().handled, 1);
+    assert_eq!(seen, ((Stage::Draining, false, true), false));
+    // A run that is dropped is over.
+    let worker = Worker::new(&client, "g").on("in", slow);
+    let health = worker.health();
+    assert!(tokio::time::timeout(SECOND, worker.run()).await.is_err());
+    assert!(!health.is_alive());
+}

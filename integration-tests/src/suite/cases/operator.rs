@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use mq::{ErrorKind, Event, GroupSettings, Message, Publisher, Subscriber};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
+use crate::brokers::BrokerKind;
 use crate::suite::context::{Context, PATIENCE, body, expect_kind, one, quiet, send, take};
 use crate::suite::harm::{Operator, PASSWORD};
 use crate::suite::manifest::Verdict;
@@ -152,6 +153,61 @@ pub(crate) async fn trimmed_while_read(context: Context) -> Result<Verdict> {
     go_on(&context, &publisher, &subscriber).await?;
     context.until_empty(&topic, "g").await?;
     Ok(Verdict::Pass)
+}
+
+pub(crate) async fn trimmed_elsewhere(context: Context) -> Result<Verdict> {
+    let Some(broker) = context.harness.broker() else { return Ok(Verdict::Unsupported) };
+    if broker.kind() != BrokerKind::Kafka {
+        // Elsewhere an unordered topic has one part, of which all is trimmed or nothing.
+        return Ok(Verdict::Unsupported);
+    }
+    let topic = context.topic();
+    let spec = mq::TopicSpec::default().partitions(2);
+    let subscriber = context.subscriber(&topic, "g").spec(spec).prefetch(100).open().await?;
+    let publisher = context.publisher(&topic).await?;
+    // The first key whose messages are in the partition that is not trimmed.
+    let mut held = None;
+    for key in 0..64 {
+        let sent = publisher.send(Message::new("held").key(key.to_string())).await?;
+        let delivery = one(&subscriber).await?;
+        if sent.position.is_some_and(|position| position.partition == 1) {
+            held = Some(delivery);
+            break;
+        }
+        delivery.ack().await?;
+    }
+    let held = held.context("64 keys are in one partition")?;
+    // More than a client reads ahead: some are removed before it asks for them.
+    let mut passing = 0;
+    while passing < 60_000 {
+        let message = |key| Message::new("passing").key(format!("k{key}"));
+        for verdict in publisher.send_batch((0..1000).map(message).collect()).await {
+            passing += usize::from(verdict?.position.is_some_and(|position| position.partition == 0));
+        }
+    }
+    let mut events = context.client.events();
+    ensure!(Operator(broker).trim(&topic).await?);
+    let lost = until_event(&mut events, |event| matches!(event, Event::Lost { .. }));
+    let mut lost = std::pin::pin!(lost);
+    loop {
+        tokio::select! {
+            told = &mut lost => break drop(told?),
+            delivery = subscriber.receive() => drop(delivery?.ack()),
+        }
+    }
+    // Either it is still this consumer's, or it comes again as the first attempt.
+    if held.ack().await.is_ok() {
+        return Ok(Verdict::Pass);
+    }
+    loop {
+        let delivery = one(&subscriber).await?;
+        if body(&delivery) == "held" {
+            ensure!(delivery.attempt() == 1, "nobody died: {delivery:?}");
+            delivery.ack().await?;
+            return Ok(Verdict::Pass);
+        }
+        delivery.ack().await?;
+    }
 }
 
 /// Without memory a broker takes no more, and says so or keeps senders waiting; what it holds is
