@@ -165,6 +165,8 @@ impl Worker {
     pub async fn run_until(self, until: impl Future) -> Result<Report> {
         let drain = self.drain;
         let (shared, mut slots, controls) = self.start().await?;
+        // Also if this future is dropped.
+        let _over = Over(shared.clone());
         shared.enter(Stage::Running);
         let failure = tokio::select! {
             biased;
@@ -234,6 +236,15 @@ impl Worker {
             }
         }
         Ok((shared, slots, controls))
+    }
+}
+
+/// Ends the run.
+struct Over(Arc<Shared>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.enter(Stage::Over);
     }
 }
 

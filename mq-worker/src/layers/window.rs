@@ -23,7 +23,7 @@ type Closed = Box<dyn Fn(Timestamp) -> Option<Duration> + Send + Sync>;
 /// use mq_worker::{Handler, layers::ScheduleWindow};
 ///
 /// async fn report() {}
-/// let hours = |hours| Duration::from_secs(hours * 3600);
+/// let hours = |hours: u64| Duration::from_secs(hours * 3600);
 /// // From 22:00 to 06:00 UTC.
 /// let route = report.layer(ScheduleWindow::daily(hours(22), hours(6)));
 /// ```

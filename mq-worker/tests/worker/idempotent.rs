@@ -179,5 +179,5 @@ async fn a_handler_whose_claim_is_lost_is_cancelled() {
     let report = serve(&client, Worker::new(&client, "g").on("in", route), [Message::new("")]).await;
     assert_eq!((report.dead, report.given_back), (1, 0));
     let error = epitaph(&client).await.1.unwrap();
-    assert!(error.starts_with("the claim was lost while the handler ran"), "{error}");
+    assert!(error.starts_with("the claim was lost while the work was done"), "{error}");
 }
