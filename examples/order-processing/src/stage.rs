@@ -195,7 +195,8 @@ async fn work<S: Service>(
     let sent_at: Vec<Timestamp> =
         orders.iter().filter(|told| !told.redelivered).filter_map(|told| told.sent_at).collect();
     let mut effects = Vec::new();
-    let verdicts = orders.into_iter().map(|told| stage.decide(&mut desk, told, &mut effects)).collect();
+    let verdicts: Vec<_> =
+        orders.into_iter().map(|told| stage.decide(&mut desk, told, &mut effects)).collect();
     if let Err(error) = desk.journal.append(&effects).await {
         desk.failure.get_or_insert(error);
         stage.broken.notify_one();
