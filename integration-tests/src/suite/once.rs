@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
+use futures_util::future::BoxFuture;
 use mq::Client;
 use mq::worker::layers::{Idempotent, RedisStore, SqlStore};
 use mq::worker::{Backoff, Failure, Handler as _, Id, State, Worker};
 use redis::AsyncCommands as _;
 use redis::aio::ConnectionManager;
 use serde::{Deserialize, Serialize};
-use sqlx::AnyPool;
+use sqlx::any::AnyPoolOptions;
+use sqlx::pool::PoolConnectionMetadata;
+use sqlx::{AnyConnection, AnyPool};
 use tokio::sync::Notify;
 
 use super::victim::Plan;
@@ -45,6 +48,17 @@ pub(super) enum Effects {
     Sql { store: SqlStore, pool: AnyPool },
 }
 
+/// The row kills processes, not machines: nothing has to be on the disk.
+fn quick(
+    connection: &mut AnyConnection,
+    _: PoolConnectionMetadata,
+) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+    Box::pin(async move {
+        sqlx::query("PRAGMA synchronous = OFF").execute(connection).await?;
+        Ok(())
+    })
+}
+
 impl Effects {
     pub(super) async fn open(url: &StoreUrl) -> Result<Self> {
         let whole = |error| anyhow::anyhow!("the store: {error}");
@@ -55,8 +69,9 @@ impl Effects {
                 Ok(Self::Redis { store, connection, list: format!("{prefix}:effects") })
             }
             StoreUrl::Sql(url) => {
-                let store = SqlStore::connect(url).await.map_err(whole)?;
-                let pool = AnyPool::connect(url).await?;
+                sqlx::any::install_default_drivers();
+                let pool = AnyPoolOptions::new().after_connect(quick).connect(url).await?;
+                let store = SqlStore::new(pool.clone()).await.map_err(whole)?;
                 sqlx::query("CREATE TABLE IF NOT EXISTS effects (id TEXT)").execute(&pool).await?;
                 Ok(Self::Sql { store, pool })
             }
@@ -137,13 +152,14 @@ impl OncePlan {
             .retry(Backoff::default().attempts(plan.settings.max_attempts))
             .state(effects)
             .state(death.clone());
-        let until = async {
+        let working = worker.run_until(async {
             ready();
-            death.now.notified().await;
-            die();
             std::future::pending::<()>().await;
-        };
-        worker.run_until(until).await?;
+        });
+        tokio::select! {
+            worked = working => drop(worked?),
+            () = death.now.notified() => die(),
+        }
         Ok(())
     }
 }

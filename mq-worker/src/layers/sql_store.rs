@@ -69,7 +69,14 @@ impl SqlStore {
     /// The URL is wrong, the database does not answer within 5 s, or the table cannot be made.
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
         sqlx::any::install_default_drivers();
-        let pool = AnyPoolOptions::new().acquire_timeout(PATIENCE).connect(url).await?;
+        Self::new(AnyPoolOptions::new().acquire_timeout(PATIENCE).connect(url).await?).await
+    }
+
+    /// Uses a pool of yours, and makes the table if it is missing.
+    ///
+    /// # Errors
+    /// The database is neither SQLite nor PostgreSQL, does not answer, or the table cannot be made.
+    pub async fn new(pool: AnyPool) -> Result<Self, StoreError> {
         let backend = pool.acquire().await?.backend_name().to_owned();
         let now = match backend.as_str() {
             "SQLite" => {

@@ -53,7 +53,11 @@ async fn in_sqlite() {
     other.complete("over", Some(Duration::from_millis(1))).await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert_eq!(store.purge().await.unwrap(), 1);
-    std::fs::remove_file(path).unwrap();
+    drop((store, other));
+    for extension in ["db", "db-wal", "db-shm"] {
+        // The last two may be gone by now.
+        drop(std::fs::remove_file(path.with_extension(extension)));
+    }
 }
 
 /// `MQ_POSTGRES_URL=postgres://user:password@host/database cargo test -p mq-worker --all-features -- --ignored in_postgresql`
