@@ -121,6 +121,7 @@ async fn effect(
     State(death): State<Arc<Death>>,
 ) -> Result<(), Failure> {
     let handled = death.handled.fetch_add(1, Ordering::Relaxed);
+    if handled % 500 == 0 || (death.after.is_some() && handled % 10 == 0) { eprintln!("DBG {} {handled} {:?}", std::process::id(), death.after); }
     if death.after == Some(handled) {
         death.now.notify_one();
     }

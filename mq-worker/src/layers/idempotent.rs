@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mq_core::Message;
+use tokio::time::Instant;
 
 use super::store::{Claim, Store, StoreDown};
 use crate::backoff::{Backoff, retry};
@@ -15,7 +16,11 @@ use crate::outcome::{Done, Outcome};
 
 /// How long a claim holds without being renewed, unless it is said otherwise.
 const LEASE: Duration = Duration::from_secs(30);
-/// How long what another one is at is given back for.
+/// How long to ask again about what another one is at, and the first pause, doubled each time: most handlers
+/// take less, and giving back goes through the broker.
+const PATIENCE: Duration = Duration::from_millis(500);
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// How long it is given back for then.
 const BUSY: Duration = Duration::from_secs(1);
 
 type KeyOf = Box<dyn Fn(&Message) -> Option<String> + Send + Sync>;
@@ -24,7 +29,8 @@ type KeyOf = Box<dyn Fn(&Message) -> Option<String> + Send + Sync>;
 /// remembers. What was done before is acked and skipped.
 ///
 /// It is marked as done only after the handler succeeded and what it returned is published. Two handlers
-/// that get it at once, in whichever process, run it once: the other one gives it back for a second. A process
+/// that get it at once, in whichever process, run it once: the other one waits half a second, then gives it back for
+/// a second, uncounted. A process
 /// that dies between the effect and the mark does it again: where that matters, keep the mark in the
 /// same transaction as the effect.
 ///
@@ -173,13 +179,21 @@ impl<S: Store> fmt::Debug for Idempotent<S> {
 impl<S: Store> Layer for Idempotent<S> {
     async fn call(&self, context: &mut Context<'_>, next: Next<'_>) -> Outcome {
         let Some(key) = (self.key)(context.message()) else { return next.run(context).await };
-        match self.once(&key, next.run(context)).await {
-            Ok(Once::Ran(done)) => Ok(done),
-            Ok(Once::Done) => Ok(Done::skipped()),
-            Ok(Once::Busy) => Err(Failure::defer(BUSY).because("another handler is at it")),
-            Err(OnceError::Work(failure)) => Err(failure),
-            Err(OnceError::Store(down)) => Err(down.into()),
-            Err(OnceError::Lost) => Err(LOST.into()),
+        let end = Instant::now() + PATIENCE;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.once(&key, next.run(context)).await {
+                Ok(Once::Ran(done)) => return Ok(done),
+                Ok(Once::Done) => return Ok(Done::skipped()),
+                Ok(Once::Busy) if Instant::now() + pause < end => {
+                    context.wait_until(Instant::now() + pause).await?;
+                    pause *= 2;
+                }
+                Ok(Once::Busy) => return Err(Failure::defer(BUSY).because("another handler is at it")),
+                Err(OnceError::Work(failure)) => return Err(failure),
+                Err(OnceError::Store(down)) => return Err(down.into()),
+                Err(OnceError::Lost) => return Err(LOST.into()),
+            }
         }
     }
 }

@@ -1,9 +1,10 @@
 //! Each message once, whoever sent it twice and whoever died over it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mq::{GroupSettings, Message};
+use mq::{GroupSettings, Message, TopicSpec};
 
 use crate::brokers;
 use crate::suite::context::Context;
@@ -13,8 +14,8 @@ use crate::suite::victim::Plan;
 
 /// Messages, each of which is sent twice.
 const MESSAGES: usize = 10_000;
-/// How often the row's patience may run out before all is handled.
-const ROUNDS: usize = 3;
+/// How long all of it may take, a dead process's session included.
+const PATIENCE: Duration = Duration::from_secs(240);
 /// Messages of one `send_batch`.
 const BATCH: usize = 500;
 
@@ -39,6 +40,8 @@ pub(crate) async fn sql(context: Context) -> Result<Verdict> {
 async fn check(context: &Context, topic: mq::TopicName, store: StoreUrl) -> Result<Verdict> {
     let group = context.group("g");
     let effects = Effects::open(&store).await?;
+    // Where partitions are shared out, both processes get some.
+    context.admin().ensure_topic(&topic, &TopicSpec::default().partitions(4)).await?;
     // Duplicates wait for whoever is at it, and what a dead process held waits for its claim: neither counts.
     let settings = GroupSettings::default();
     let plan = |dies_after| {
@@ -51,20 +54,26 @@ async fn check(context: &Context, topic: mq::TopicName, store: StoreUrl) -> Resu
     let lives = context.harness.victim(plan(None)).await?;
     let publisher = context.publisher(&topic).await?;
     for first in (0..MESSAGES).step_by(BATCH) {
-        let message = |n: usize| Message::new("").id(format!("m{n}"));
+        let message = |n: usize| Message::new("").id(format!("m{n}")).key(n.to_string());
         let batch = (first..first + BATCH).flat_map(|n| [message(n), message(n)]).collect();
         for verdict in publisher.send_batch(batch).await {
             verdict?;
         }
     }
-    dies.wait().await?;
-    let mut empty = context.until_empty(&topic, "g").await;
-    for _ in 0..ROUNDS {
-        if empty.is_err() {
-            empty = context.until_empty(&topic, "g").await;
-        }
+    if let Err(error) = dies.wait().await {
+        let (made, stats) = (effects.all().await?.len(), context.stats(&topic, "g").await?);
+        return Err(error.context(format!("{made} effects so far, {stats:?}")));
     }
-    empty?;
+    // What is given back for a while is seen by its effect alone: not every broker can count it.
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while effects.all().await?.len() < MESSAGES {
+        ensure!(tokio::time::Instant::now() < end, "{} effects in {PATIENCE:?}", effects.all().await?.len());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    context.until_empty(&topic, "g").await?;
+    // Time for copies that wait to be seen a second time.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    context.until_empty(&topic, "g").await?;
     lives.kill().await?;
     let made = effects.all().await?;
     let distinct: BTreeSet<&String> = made.iter().collect();
