@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use mq_core::driver::{DeadLetter, Page, Selection};
-use mq_core::{Error, ErrorKind, GroupName, Result, TopicName, derived, policy};
+use mq_core::{Error, ErrorKind, GroupName, GroupSettings, Result, TopicName, derived, policy};
 use rdkafka::Message as _;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::topic_partition_list::Offset;
@@ -17,7 +17,7 @@ use rdkafka::topic_partition_list::Offset;
 use crate::codec::{self, Arena, Name, Record};
 use crate::connection::Inner;
 use crate::error::from_delivery;
-use crate::groups::{SETTINGS_KEY, letter_partition};
+use crate::groups::{self, SETTINGS_KEY, letter_partition};
 use crate::producer::position;
 use crate::reader::Readers;
 use crate::verdicts::Verdict;
@@ -111,6 +111,7 @@ pub(crate) async fn remove(
 ) -> Result<u64> {
     let dead = existing(inner, topic, group).await?;
     let inbox = Name::from(derived::inbox(topic, group));
+    let settings = groups::find(inner, &dead).await?.map(|declared| declared.settings).unwrap_or_default();
     let name = dead.clone();
     let letters: Vec<(i64, Bytes)> =
         inner.ask(move |inner| Ok(live(&inner.readers, &name)?.into_iter().collect())).await?;
@@ -126,7 +127,10 @@ pub(crate) async fn remove(
             }
         }
         if removal == Removal::Redrive {
-            let copies = selected.iter().map(|(key, letter)| redriven(inner, &inbox, key, letter)).collect();
+            let copies = selected
+                .iter()
+                .map(|(key, letter)| redriven(inner, &inbox, &settings, key, letter))
+                .collect();
             store(inner, copies).await?;
         }
         let now = inner.context.clock.now();
@@ -140,9 +144,16 @@ pub(crate) async fn remove(
     Ok(removed)
 }
 
-fn redriven(inner: &Inner, inbox: &Name, key: &[u8], letter: &DeadLetter) -> Record {
+fn redriven(
+    inner: &Inner,
+    inbox: &Name,
+    settings: &GroupSettings,
+    key: &[u8],
+    letter: &DeadLetter,
+) -> Record {
     let (message, envelope) = policy::redriven(letter.message.clone(), &letter.envelope);
-    codec::copy(inbox.clone(), letter_partition(key), &message, &envelope, inner.context.clock.now())
+    let partition = letter_partition(key).map(|partition| groups::inbox_partition(settings, partition));
+    codec::copy(inbox.clone(), partition, &message, &envelope, inner.context.clock.now())
 }
 
 async fn store(inner: &Inner, records: Vec<Record>) -> Result<()> {

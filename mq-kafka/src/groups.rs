@@ -71,12 +71,24 @@ pub(crate) async fn ensure(
             return Err(Error::new(ErrorKind::NotFound, format!("there is no group {group} on {topic}")));
         }
         None => {
-            inner.create(&[inbox_plan(&inbox, partitions), dead_plan(&dead)]).await?;
+            inner.create(&[inbox_plan(&inbox, inboxes(settings, partitions)), dead_plan(&dead)]).await?;
             declare(inner, topic, &dead, settings, partitions).await?
         }
     };
     declared.settings.check_same(settings)?;
-    complete_inbox(inner, &inbox, partitions, policy).await
+    complete_inbox(inner, &inbox, inboxes(settings, partitions), policy).await
+}
+
+/// How many partitions an inbox needs. Members share out all partitions alike, those of topics and of inboxes:
+/// as many of these as of the topic, and one member could get the inbox and another one all the work.
+fn inboxes(settings: &GroupSettings, partitions: i32) -> i32 {
+    if settings.ordered { partitions } else { 1 }
+}
+
+/// Returns the partition of the inbox for what comes from a partition of the topic or the inbox: a key of an
+/// ordered group has the same number in both.
+pub(crate) fn inbox_partition(settings: &GroupSettings, partition: i32) -> i32 {
+    if settings.ordered { partition } else { 0 }
 }
 
 /// Reads a group's declaration, if it has one.
@@ -135,7 +147,6 @@ async fn write(inner: &Arc<Inner>, dead: &str, declaration: &Declaration) -> Res
     }
 }
 
-/// An inbox has as many partitions as its topic: a key has the same number in both.
 async fn complete_inbox(inner: &Arc<Inner>, inbox: &str, partitions: i32, policy: Policy) -> Result<()> {
     let name = inbox.to_owned();
     match inner.ask(move |inner| inner.partitions(&name)).await? {

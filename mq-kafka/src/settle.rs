@@ -118,6 +118,7 @@ fn copy(
         let key = groups::letter_key(is_inbox(lane), partition, settlement.token.high);
         return (codec::dead(topic.dead.clone(), key, message, envelope, now), false);
     }
+    let partition = groups::inbox_partition(&topic.subscription.settings, partition);
     let remaining = message.deliver_at.map(|at| at.since(now)).unwrap_or_default();
     match step(remaining) {
         Step::Wait(rung) => {

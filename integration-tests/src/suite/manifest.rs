@@ -97,6 +97,7 @@ pub fn manifest() -> Vec<Case> {
         Uses 7 "groups.topics_are_isolated" groups::topics_are_isolated: "messages of one topic never come from another";
         Uses 2 "groups.every_group_gets_everything" groups::every_group_gets_everything: "each of three groups gets every message";
         Uses 2 "groups.one_group_shares" groups::one_group_shares: "two members share a group's messages: each some, none twice";
+        Uses 2 "groups.shares_are_fair" groups::shares_are_fair: "of two members each soon handles at least an eighth of what comes";
         Uses 2 "groups.many_consumers" groups::many_consumers: "twelve members lose nothing of 2,000 messages";
         Uses 2 "groups.declared_group_keeps_messages" groups::declared_group_keeps_messages: "a declared group gets what is sent before its first member comes, and nothing from before";
         Uses 2 "groups.start_latest" groups::start_latest: "a new group begins with what is sent after it was declared";

@@ -121,10 +121,6 @@ async fn effect(
     State(death): State<Arc<Death>>,
 ) -> Result<(), Failure> {
     let handled = death.handled.fetch_add(1, Ordering::Relaxed);
-    if handled % 500 == 0 || (death.after.is_some() && handled % 10 == 0) { eprintln!("DBG {} {handled} {:?}", std::process::id(), death.after); }
-    if death.after == Some(handled) {
-        death.now.notify_one();
-    }
     if death.after.is_some_and(|after| handled >= after) {
         return std::future::pending().await;
     }

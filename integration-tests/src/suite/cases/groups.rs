@@ -1,4 +1,6 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -65,6 +67,48 @@ pub(crate) async fn one_group_shares(context: Context) -> Result<Verdict> {
     }
     ensure!(seen.iter().all(|seen| !seen.is_empty()), "one member had nothing to do");
     ensure!(seen[0].is_disjoint(&seen[1]), "both members got the same message");
+    Ok(Verdict::Pass)
+}
+
+/// A member that has joined after another one soon has a fair share of what comes.
+pub(crate) async fn shares_are_fair(context: Context) -> Result<Verdict> {
+    const ROUND: usize = 400;
+    let topic = context.topic();
+    let spec = TopicSpec::default().partitions(4);
+    let mut members = Vec::new();
+    for _ in 0..2 {
+        let member = context.subscriber(&topic, "g").spec(spec.clone()).prefetch(20).open().await?;
+        let handled = Arc::new(AtomicUsize::new(0));
+        members.push(handled.clone());
+        tokio::spawn(async move {
+            while let Ok(delivery) = member.receive().await {
+                // As if there was something to do: nobody takes all there is before the other one looks.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                if delivery.ack().await.is_ok() {
+                    handled.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        // The first one has it all for a while.
+        context.until_empty(&topic, "g").await?;
+    }
+    let publisher = context.publisher(&topic).await?;
+    let fair = context.until(|| async {
+        let before: Vec<usize> = members.iter().map(|handled| handled.load(Ordering::Relaxed)).collect();
+        let message = |n: usize| Message::new(n.to_string()).key(n.to_string());
+        for verdict in publisher.send_batch((0..ROUND).map(message).collect()).await {
+            verdict?;
+        }
+        context.until_empty(&topic, "g").await?;
+        let share = |(handled, before): (&Arc<AtomicUsize>, &usize)| handled.load(Ordering::Relaxed) - before;
+        let shares: Vec<usize> = members.iter().zip(&before).map(share).collect();
+        ensure!(
+            shares.iter().all(|share| *share >= ROUND / 8),
+            "of {ROUND} messages they handled {shares:?}"
+        );
+        Ok(())
+    });
+    fair.await?;
     Ok(Verdict::Pass)
 }
 
