@@ -3,6 +3,8 @@
 mod backoff;
 mod context;
 mod control;
+#[cfg(feature = "codec")]
+mod decoded;
 mod dispatch;
 mod extensions;
 mod extract;
@@ -19,6 +21,14 @@ mod worker;
 
 pub use backoff::{Backoff, retry, retry_if};
 pub use context::Context;
+#[cfg(feature = "avro")]
+pub use decoded::Avro;
+#[cfg(feature = "codec")]
+pub use decoded::Body;
+#[cfg(feature = "msgpack")]
+pub use decoded::MsgPack;
+#[cfg(feature = "protobuf")]
+pub use decoded::Proto;
 pub use dispatch::{ByDispatch, Dispatch};
 pub use extensions::Extensions;
 pub use extract::{

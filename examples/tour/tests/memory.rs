@@ -6,13 +6,15 @@ use std::process::Command;
 use std::thread;
 
 /// Each program by its file, and where cargo built it; the first service waits for a signal and is not run.
-const PROGRAMS: [(&str, &str); 7] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("handlers", env!("CARGO_BIN_EXE_handlers")),
     ("dispatch", env!("CARGO_BIN_EXE_dispatch")),
     ("order", env!("CARGO_BIN_EXE_order")),
     ("retries", env!("CARGO_BIN_EXE_retries")),
     ("layers", env!("CARGO_BIN_EXE_layers")),
     ("breaker", env!("CARGO_BIN_EXE_breaker")),
+    ("codecs", env!("CARGO_BIN_EXE_codecs")),
+    ("compression", env!("CARGO_BIN_EXE_compression")),
     ("draining", env!("CARGO_BIN_EXE_draining")),
 ];
 

@@ -1,5 +1,7 @@
 //! The worker on the memory backend, on virtual time.
 
+#[cfg(all(feature = "protobuf", feature = "msgpack", feature = "avro", feature = "compression"))]
+mod decoded;
 mod dispatch;
 mod handlers;
 mod idempotent;
