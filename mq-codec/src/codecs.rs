@@ -127,12 +127,20 @@ mod tests {
     #[test]
     fn the_content_type_chooses() {
         let codecs = Codecs::<Vec<u8>>::default();
-        for content_type in
-            ["application/json", "Application/JSON; charset=utf-8", "text/json", "application/vnd.order+json", "", "application/octet-stream"]
-        {
+        for content_type in [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "text/json",
+            "application/vnd.order+json",
+            "",
+            "application/octet-stream",
+        ] {
             assert_eq!(codecs.read(&Message::new("[7]").content_type(content_type)).unwrap(), [7]);
         }
-        assert_eq!(kind(codecs.read(&Message::new("[7]").content_type("text/xml"))), CodecErrorKind::UnknownContentType);
+        assert_eq!(
+            kind(codecs.read(&Message::new("[7]").content_type("text/xml"))),
+            CodecErrorKind::UnknownContentType
+        );
     }
 
     #[cfg(feature = "msgpack")]
@@ -141,7 +149,10 @@ mod tests {
         let (codecs, msgpack) = (Codecs::<Vec<u8>>::default(), crate::msgpack::MessagePack::new());
         let message = msgpack.message(&[7]).unwrap();
         assert_eq!(codecs.read(&message).unwrap(), [7]);
-        assert_eq!(kind(codecs.read(&message.clone().content_type("application/json"))), CodecErrorKind::Malformed);
+        assert_eq!(
+            kind(codecs.read(&message.clone().content_type("application/json"))),
+            CodecErrorKind::Malformed
+        );
         // The first reads what says nothing.
         let turned = Codecs::<Vec<u8>>::new(msgpack).with(Json::new());
         assert_eq!(turned.read(&Message::new(message.payload)).unwrap(), [7]);
@@ -160,14 +171,21 @@ mod tests {
         assert_eq!(kind(Codecs::default().read(&message)), CodecErrorKind::UnknownEncoding);
         assert_eq!(kind(Json::new().read(&message)), CodecErrorKind::UnknownEncoding);
         assert!(Raw.read(&message).is_err());
-        assert!(Codecs::<Vec<u8>>::default().read(&Message::new("[7]").header(CONTENT_ENCODING, "identity")).is_ok());
+        assert!(
+            Codecs::<Vec<u8>>::default()
+                .read(&Message::new("[7]").header(CONTENT_ENCODING, "identity"))
+                .is_ok()
+        );
     }
 
     #[test]
     fn a_codec_alone_refuses_another_content_type() {
         let message = Message::new("[7]").content_type("application/protobuf");
         let error = Decode::<Vec<u8>>::read(&Json::new(), &message).unwrap_err();
-        assert_eq!(error.to_string(), "the content type is application/protobuf and JSON is expected, which is application/json");
+        assert_eq!(
+            error.to_string(),
+            "the content type is application/protobuf and JSON is expected, which is application/json"
+        );
         assert_eq!(Raw.read(&message).unwrap().as_ref(), b"[7]");
     }
 }

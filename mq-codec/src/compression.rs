@@ -95,7 +95,8 @@ impl Compression {
             }
             Some(unpacked) => Ok(unpacked),
             None => {
-                let message = format!("the payload has more than {limit} bytes when decompressed; raise the limit");
+                let message =
+                    format!("the payload has more than {limit} bytes when decompressed; raise the limit");
                 Err(CodecError::new(CodecErrorKind::OverLimit, message))
             }
         }
@@ -154,7 +155,11 @@ pub fn compress(message: Message, with: Compression) -> Result<Message, CodecErr
 ///
 /// # Errors
 /// As [`compress`].
-pub fn compress_from(mut message: Message, with: Compression, threshold: usize) -> Result<Message, CodecError> {
+pub fn compress_from(
+    mut message: Message,
+    with: Compression,
+    threshold: usize,
+) -> Result<Message, CodecError> {
     if message.payload.len() < threshold || message.headers.get(CONTENT_ENCODING).is_some() {
         return Ok(message);
     }
@@ -179,7 +184,8 @@ pub fn decompress(mut message: Message, limit: usize) -> Result<Message, CodecEr
     let names = listed.split(',').map(str::trim).filter(|name| !matches!(*name, "" | "identity"));
     let encodings = names.map(Compression::by_name).collect::<Result<Vec<_>, _>>()?;
     if encodings.len() > STACK {
-        let message = format!("{} content encodings are on top of each other and {STACK} are allowed", encodings.len());
+        let message =
+            format!("{} content encodings are on top of each other and {STACK} are allowed", encodings.len());
         return Err(CodecError::new(CodecErrorKind::OverLimit, message));
     }
     for encoding in encodings.into_iter().rev() {
@@ -193,9 +199,18 @@ pub fn decompress(mut message: Message, limit: usize) -> Result<Message, CodecEr
 mod tests {
     use super::*;
 
+    /// Numbers that look like chance, always the same.
+    fn chance() -> impl Iterator<Item = u64> {
+        std::iter::successors(Some(0x9e37_79b9_7f4a_7c15_u64), |state| {
+            let state = state ^ (state << 13);
+            let state = state ^ (state >> 7);
+            Some(state ^ (state << 17))
+        })
+    }
+
     fn text(bytes: usize) -> Vec<u8> {
-        let words = (0_u32..).flat_map(|number| format!("{} ", number.wrapping_mul(0x9e37_79b9) % 1000).into_bytes());
-        words.take(bytes).collect()
+        const WORDS: [&str; 4] = ["consumers ", "messages ", "of brokers ", "delivered "];
+        chance().flat_map(|number| WORDS[number as usize % 4].bytes()).take(bytes).collect()
     }
 
     fn packed(with: Compression, payload: &[u8]) -> Message {
@@ -258,7 +273,7 @@ mod tests {
 
     #[test]
     fn short_encoded_and_incompressible_payloads_are_left() {
-        let random: Vec<u8> = (0_u64..1000).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+        let random: Vec<u8> = chance().take(1000).map(|number| (number >> 32) as u8).collect();
         for with in Compression::ALL {
             let short = Message::new(text(THRESHOLD - 1));
             assert_eq!(compress(short.clone(), with).unwrap(), short);
@@ -278,8 +293,12 @@ mod tests {
         let both = message.clone().header(CONTENT_ENCODING, "LZ4, identity ,zstd");
         assert_eq!(decompress(both, 1000).unwrap().payload, text(1000));
         let error = decompress(message.clone().header(CONTENT_ENCODING, "br"), 1000).unwrap_err();
-        assert_eq!(error.to_string(), "the content encoding \"br\" is not known; known are gzip, zstd, lz4, snappy");
-        let error = decompress(message.header(CONTENT_ENCODING, "gzip,gzip,gzip,gzip,gzip"), 1000).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the content encoding \"br\" is not known; known are gzip, zstd, lz4, snappy"
+        );
+        let error =
+            decompress(message.header(CONTENT_ENCODING, "gzip,gzip,gzip,gzip,gzip"), 1000).unwrap_err();
         assert_eq!(error.kind(), CodecErrorKind::OverLimit);
         let plain = Message::new("plain").header(CONTENT_ENCODING, "identity");
         let plain = decompress(plain, 0).unwrap();

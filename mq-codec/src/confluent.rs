@@ -148,7 +148,8 @@ impl<T: DeserializeOwned, R: SchemaRegistry> Decode<T> for ConfluentAvro<T, R> {
         self.limits.check_payload(payload.len())?;
         let id = payload.strip_prefix(&[MAGIC]).and_then(<[u8]>::split_first_chunk::<4>);
         let Some((id, body)) = id else {
-            let message = "the payload is not Confluent's Avro: it does not begin with a zero byte and a schema's id";
+            let message =
+                "the payload is not Confluent's Avro: it does not begin with a zero byte and a schema's id";
             return Err(CodecError::new(CodecErrorKind::Malformed, message));
         };
         self.written(u32::from_be_bytes(*id))?.decode(body, &self.shared.own, &self.limits)

@@ -73,12 +73,14 @@ impl CodecError {
 
     /// The bytes are not `format`.
     pub(crate) fn malformed(format: &str, source: impl Into<Source>) -> Self {
-        Self::new(CodecErrorKind::Malformed, format!("the payload is not the {format} expected")).with_source(source)
+        Self::new(CodecErrorKind::Malformed, format!("the payload is not the {format} expected"))
+            .with_source(source)
     }
 
     /// The value cannot be written as `format`.
     pub(crate) fn not_written(format: &str, source: impl Into<Source>) -> Self {
-        Self::new(CodecErrorKind::InvalidInput, format!("the value cannot be written as {format}")).with_source(source)
+        Self::new(CodecErrorKind::InvalidInput, format!("the value cannot be written as {format}"))
+            .with_source(source)
     }
 }
 

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::{Decode, Encode, Format};
 use crate::error::CodecError;
-use crate::limits::Limits;
+use crate::limits::{Limits, too_deep};
 
 /// The deepest that the parser goes.
 const PARSER_DEPTH: usize = 127;
@@ -48,7 +48,8 @@ impl Format for Json {
 
 impl<T: Serialize + ?Sized> Encode<T> for Json {
     fn encode(&self, value: &T) -> Result<Bytes, CodecError> {
-        let payload = serde_json::to_vec(value).map_err(|error| CodecError::not_written(self.name(), error))?;
+        let payload =
+            serde_json::to_vec(value).map_err(|error| CodecError::not_written(self.name(), error))?;
         self.limits.check_payload(payload.len())?;
         Ok(payload.into())
     }
@@ -57,8 +58,9 @@ impl<T: Serialize + ?Sized> Encode<T> for Json {
 impl<T: DeserializeOwned> Decode<T> for Json {
     fn decode(&self, payload: &Bytes) -> Result<T, CodecError> {
         self.limits.check_payload(payload.len())?;
-        if !nested_within(payload, self.limits.depth.min(PARSER_DEPTH)) {
-            return Err(self.limits.too_deep());
+        let depth = self.limits.depth.map_or(PARSER_DEPTH, |depth| depth.min(PARSER_DEPTH));
+        if !nested_within(payload, depth) {
+            return Err(too_deep(depth));
         }
         serde_json::from_slice(payload).map_err(|error| CodecError::malformed(self.name(), error))
     }

@@ -16,16 +16,17 @@ use crate::error::{CodecError, CodecErrorKind};
 pub struct Limits {
     /// The longest payload, in bytes, encoded or decoded. Default: 16 MiB.
     pub payload: usize,
-    /// How deep lists, maps and records may be nested. Default: 127, which is also the most for JSON. Protobuf has a
-    /// limit of its own, 100.
-    pub depth: usize,
+    /// How deep lists, maps and records may be nested. Default: what the format allows, 127 for JSON, which is also the most there, 127 for
+    /// MessagePack, 16 for Avro, whose library needs up to 80 KiB of stack a level in programs that are not optimised. Protobuf has a limit
+    /// of its own, 100.
+    pub depth: Option<usize>,
     /// Items of all lists and maps together, of Avro alone: there an item may take no byte at all. Default: 1,000,000.
     pub items: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { payload: 16 << 20, depth: 127, items: 1_000_000 }
+        Self { payload: 16 << 20, depth: None, items: 1_000_000 }
     }
 }
 
@@ -40,7 +41,7 @@ impl Limits {
     /// Sets how deep lists, maps and records may be nested.
     #[must_use]
     pub const fn depth(mut self, levels: usize) -> Self {
-        self.depth = levels;
+        self.depth = Some(levels);
         self
     }
 
@@ -56,12 +57,15 @@ impl Limits {
             return Ok(());
         }
         let limit = self.payload;
-        let message = format!("the payload has {bytes} bytes and {limit} are allowed; raise the limit `payload`");
+        let message =
+            format!("the payload has {bytes} bytes and {limit} are allowed; raise the limit `payload`");
         Err(CodecError::new(CodecErrorKind::OverLimit, message))
     }
 
-    pub(crate) fn too_deep(&self) -> CodecError {
-        let message = format!("the payload is nested deeper than {} levels; raise the limit `depth`", self.depth);
-        CodecError::new(CodecErrorKind::OverLimit, message)
-    }
+}
+
+/// The payload is nested deeper than allowed.
+pub(crate) fn too_deep(levels: usize) -> CodecError {
+    let message = format!("the payload is nested deeper than {levels} levels; raise the limit `depth`");
+    CodecError::new(CodecErrorKind::OverLimit, message)
 }

@@ -7,8 +7,10 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::{Decode, Encode, Format};
 use crate::error::{CodecError, CodecErrorKind};
-use crate::limits::Limits;
+use crate::limits::{Limits, too_deep};
 
+/// The deepest, unless the limits say otherwise.
+const DEPTH: usize = 127;
 const MSGPACK: &str = "application/vnd.msgpack";
 
 /// MessagePack, of any type with serde; structs are written as maps with the names of their fields. Reads
@@ -49,7 +51,8 @@ impl Format for MessagePack {
 
 impl<T: Serialize + ?Sized> Encode<T> for MessagePack {
     fn encode(&self, value: &T) -> Result<Bytes, CodecError> {
-        let payload = rmp_serde::to_vec_named(value).map_err(|error| CodecError::not_written(self.name(), error))?;
+        let payload =
+            rmp_serde::to_vec_named(value).map_err(|error| CodecError::not_written(self.name(), error))?;
         self.limits.check_payload(payload.len())?;
         Ok(payload.into())
     }
@@ -58,12 +61,13 @@ impl<T: Serialize + ?Sized> Encode<T> for MessagePack {
 impl<T: DeserializeOwned> Decode<T> for MessagePack {
     fn decode(&self, payload: &Bytes) -> Result<T, CodecError> {
         self.limits.check_payload(payload.len())?;
+        let depth = self.limits.depth.unwrap_or(DEPTH);
         let mut rest = &payload[..];
         let mut reader = rmp_serde::Deserializer::new(&mut rest);
         // It counts down and refuses what finds it at zero.
-        reader.set_max_depth(self.limits.depth.saturating_add(1));
+        reader.set_max_depth(depth.saturating_add(1));
         let value = T::deserialize(&mut reader).map_err(|error| match error {
-            Error::DepthLimitExceeded => self.limits.too_deep(),
+            Error::DepthLimitExceeded => too_deep(depth),
             error => CodecError::malformed(self.name(), error),
         })?;
         if !rest.is_empty() {

@@ -82,7 +82,7 @@ mod tests {
         let codec = Protobuf::new().limits(Limits::default().payload(6));
         let of = |name: &str| Node { name: name.into(), next: None };
         let four = codec.encode(&of("four")).unwrap();
-        assert_eq!(codec.decode(&four).unwrap(), of("four"));
+        assert_eq!(Decode::<Node>::decode(&codec, &four).unwrap(), of("four"));
         let fifth = Protobuf::new().encode(&of("fifth")).unwrap();
         for error in [Decode::<Node>::decode(&codec, &fifth).err(), codec.encode(&of("fifth")).err()] {
             assert_eq!(error.unwrap().kind(), CodecErrorKind::OverLimit);
@@ -93,7 +93,7 @@ mod tests {
     fn the_deepest_and_one_over() {
         let codec = Protobuf::new();
         let deepest = codec.encode(&chain(101)).unwrap();
-        assert_eq!(codec.decode(&deepest).unwrap(), chain(101));
+        assert_eq!(Decode::<Node>::decode(&codec, &deepest).unwrap(), chain(101));
         let deeper = codec.encode(&chain(102)).unwrap();
         let error = Decode::<Node>::decode(&codec, &deeper).unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();

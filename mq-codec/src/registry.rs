@@ -39,7 +39,8 @@ impl<R: SchemaRegistry + ?Sized> SchemaRegistry for Arc<R> {
 }
 
 fn unknown(id: u32) -> CodecError {
-    let message = format!("the registry has no schema of id {id}; was the payload written with another registry's?");
+    let message =
+        format!("the registry has no schema of id {id}; was the payload written with another registry's?");
     CodecError::new(CodecErrorKind::UnknownSchema, message)
 }
 
@@ -119,9 +120,15 @@ impl HttpRegistry {
         self.answer(request.send(body))
     }
 
-    fn answer(&self, response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, CodecError> {
+    fn answer(
+        &self,
+        response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Answer, CodecError> {
         let unreachable = |error| {
-            let message = format!("the schema registry at {} cannot be reached; is it up, and is the URL right?", self.url);
+            let message = format!(
+                "the schema registry at {} cannot be reached; is it up, and is the URL right?",
+                self.url
+            );
             CodecError::new(CodecErrorKind::Unavailable, message).with_source(error)
         };
         let mut response = response.map_err(unreachable)?;
@@ -207,9 +214,9 @@ impl SchemaRegistry for HttpRegistry {
         let other = found.schema_type.filter(|kind| kind != "AVRO");
         let wrong = match other {
             Some(kind) => Some(format!("the schema of id {id} is {kind} and not Avro")),
-            None if !found.references.is_empty() => {
-                Some(format!("the schema of id {id} refers to others, which is not supported; put them in one"))
-            }
+            None if !found.references.is_empty() => Some(format!(
+                "the schema of id {id} refers to others, which is not supported; put them in one"
+            )),
             None => None,
         };
         match wrong {
@@ -226,7 +233,8 @@ impl SchemaRegistry for HttpRegistry {
         let body = json!({ "schema": schema }).to_string();
         let answer = self.post(&format!("/subjects/{}/versions", escaped(subject)), &body)?;
         let refused = |kind, what| {
-            let message = format!("the schema registry does not take the schema under subject {subject}: {what}");
+            let message =
+                format!("the schema registry does not take the schema under subject {subject}: {what}");
             Err(CodecError::new(kind, message).with_source(answer.says()))
         };
         match answer.status {
@@ -241,5 +249,8 @@ impl SchemaRegistry for HttpRegistry {
 /// A subject as one part of a path.
 fn escaped(subject: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    subject.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    subject
+        .bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }

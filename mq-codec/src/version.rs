@@ -124,7 +124,7 @@ impl Upcasters {
     /// Returns whether a message is of the type; one that says none is.
     #[must_use]
     pub fn concerns(&self, message: &Message) -> bool {
-        message.headers.get_str(TYPE).is_none_or(|kind| kind == self.kind)
+        message.headers.get_str(TYPE).is_none_or(|kind| self.kind == kind)
     }
 
     /// Returns whether a message is of an older version.
@@ -199,7 +199,10 @@ impl Upcasters {
 impl fmt::Debug for Upcasters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let versions = self.oldest..=self.current();
-        f.debug_struct("Upcasters").field("kind", &self.kind).field("versions", &versions).finish_non_exhaustive()
+        f.debug_struct("Upcasters")
+            .field("kind", &self.kind)
+            .field("versions", &versions)
+            .finish_non_exhaustive()
     }
 }
 
@@ -242,13 +245,11 @@ mod tests {
 
     /// 3: `full`; 4: `name`; 5: `first` and `last`.
     fn names() -> Upcasters {
-        Upcasters::of("name")
-            .since(3)
-            .then(|value| Ok(json!({"name": value["full"]})))
-            .then(|value| {
-                let (first, last) = value["name"].as_str().and_then(|name| name.split_once(' ')).ok_or("no space")?;
-                Ok(json!({"first": first, "last": last}))
-            })
+        Upcasters::of("name").since(3).then(|value| Ok(json!({"name": value["full"]}))).then(|value| {
+            let (first, last) =
+                value["name"].as_str().and_then(|name| name.split_once(' ')).ok_or("no space")?;
+            Ok(json!({"first": first, "last": last}))
+        })
     }
 
     fn message(payload: &Value, version: u32) -> Message {
@@ -288,7 +289,9 @@ mod tests {
 
     #[test]
     fn unknown_versions_and_types_are_refused() {
-        for (version, says) in [(6, "version 6 of name is newer than 5"), (2, "version 2 of name is older than 3")] {
+        for (version, says) in
+            [(6, "version 6 of name is newer than 5"), (2, "version 2 of name is older than 3")]
+        {
             let error = names().upcast(message(&json!({}), version)).unwrap_err();
             assert_eq!(error.kind(), CodecErrorKind::UnknownVersion);
             assert!(error.to_string().starts_with(says), "{error}");

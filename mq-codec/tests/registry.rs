@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use mq_codec::{
-    CodecErrorKind, ConfluentAvro, Decode, Encode, HttpRegistry, MemoryRegistry, SchemaRegistry,
-};
+use mq_codec::{CodecErrorKind, ConfluentAvro, Decode, Encode, HttpRegistry, MemoryRegistry, SchemaRegistry};
 use serde::{Deserialize, Serialize};
 
 const FIRST: &str = r#"{"type":"record","name":"Order","fields":[{"name":"item","type":"string"}]}"#;
@@ -68,8 +66,12 @@ fn request(stream: &TcpStream) -> String {
         reader.read_line(&mut line).unwrap();
         let line = line.trim_end();
         match line.split_once(": ") {
-            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.parse().unwrap(),
-            Some((name, value)) if name.eq_ignore_ascii_case("authorization") => noted += &format!(" as {value}"),
+            Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                length = value.parse().unwrap()
+            }
+            Some((name, value)) if name.eq_ignore_ascii_case("authorization") => {
+                noted += &format!(" as {value}")
+            }
             _ if line.is_empty() => break,
             _ => {}
         }
@@ -125,7 +127,10 @@ fn who_asks_is_said_and_a_subject_is_escaped() {
     assert!(!format!("{registry:?}").contains("c2VjcmV0") && !format!("{registry:?}").contains("secret"));
     assert_eq!(registry.register("a/b c", "\"int\"").unwrap(), 1);
     let asked = server.asked();
-    assert!(asked[0].starts_with("POST /subjects/a%2Fb%20c/versions as Basic a2V5OnNlY3JldA== {"), "{asked:?}");
+    assert!(
+        asked[0].starts_with("POST /subjects/a%2Fb%20c/versions as Basic a2V5OnNlY3JldA== {"),
+        "{asked:?}"
+    );
 }
 
 #[test]
@@ -147,7 +152,9 @@ fn a_registry_that_is_down_or_in_trouble_is_transient() {
     let server = Server::start([complaint(500, 50001), complaint(429, 429)]);
     let down = HttpRegistry::new(format!("http://{closed}"));
     let troubled = HttpRegistry::new(&server.url);
-    for error in [down.schema(1).unwrap_err(), troubled.schema(1).unwrap_err(), troubled.schema(1).unwrap_err()] {
+    for error in
+        [down.schema(1).unwrap_err(), troubled.schema(1).unwrap_err(), troubled.schema(1).unwrap_err()]
+    {
         assert!(error.is_transient(), "{error:?}");
     }
 }
@@ -186,7 +193,10 @@ fn schemas_that_are_not_avro_or_in_pieces_are_refused() {
     let registry = HttpRegistry::new(&server.url);
     for says in ["the schema of id 1 is PROTOBUF and not Avro", "the schema of id 1 refers to others"] {
         let error = registry.schema(1).unwrap_err();
-        assert!(error.kind() == CodecErrorKind::UnknownSchema && error.to_string().starts_with(says), "{error}");
+        assert!(
+            error.kind() == CodecErrorKind::UnknownSchema && error.to_string().starts_with(says),
+            "{error}"
+        );
     }
 }
 
@@ -196,11 +206,18 @@ fn what_is_not_framed_or_cannot_be_read_is_refused() {
     let orders = ConfluentAvro::<Order, _>::new("orders-value", SECOND, registry.clone()).unwrap();
     let whole = orders.encode(&order(3)).unwrap();
     for end in 0..whole.len() {
-        assert_eq!(orders.decode(&whole.slice(..end)).unwrap_err().kind(), CodecErrorKind::Malformed, "{end}");
+        assert_eq!(
+            orders.decode(&whole.slice(..end)).unwrap_err().kind(),
+            CodecErrorKind::Malformed,
+            "{end}"
+        );
     }
     assert_eq!(orders.decode(&"{\"item\":1}".into()).unwrap_err().kind(), CodecErrorKind::Malformed);
     let other = registry.register("other", "\"int\"").unwrap();
     let payload = [&[0][..], &other.to_be_bytes(), &[2]].concat();
     assert_eq!(orders.decode(&payload.into()).unwrap_err().kind(), CodecErrorKind::Incompatible);
-    assert_eq!(orders.decode(&vec![0, 0, 0, 0, 99, 2].into()).unwrap_err().kind(), CodecErrorKind::UnknownSchema);
+    assert_eq!(
+        orders.decode(&vec![0, 0, 0, 0, 99, 2].into()).unwrap_err().kind(),
+        CodecErrorKind::UnknownSchema
+    );
 }

@@ -92,7 +92,10 @@ pub struct Avro<T>(pub T);
 impl<T: DeserializeOwned + 'static> FromMessage for Avro<T> {
     fn from_message(context: &Context<'_>) -> Result<Self, Rejection> {
         use mq_codec::Decode as _;
-        let codec = context.state().get::<mq_codec::Avro<T>>().ok_or_else(|| Rejection::malformed(no_schema::<T>()))?;
+        let codec = context
+            .state()
+            .get::<mq_codec::Avro<T>>()
+            .ok_or_else(|| Rejection::malformed(no_schema::<T>()))?;
         codec.read(context.message()).map(Self).map_err(reject)
     }
 
@@ -104,5 +107,7 @@ impl<T: DeserializeOwned + 'static> FromMessage for Avro<T> {
 #[cfg(feature = "avro")]
 fn no_schema<T>() -> String {
     let name = std::any::type_name::<T>();
-    format!("the worker has no Avro schema for {name}; give it one with `.state(mq::codec::Avro::<{name}>::new(schema)?)`")
+    format!(
+        "the worker has no Avro schema for {name}; give it one with `.state(mq::codec::Avro::<{name}>::new(schema)?)`"
+    )
 }

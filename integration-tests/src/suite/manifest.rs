@@ -4,8 +4,8 @@ use anyhow::Result;
 use futures_util::future::BoxFuture;
 
 use super::cases::{
-    attempts, cancel, codec, dead, delay, faults, flow, groups, inspect, lease, lifecycle, operator, order, publish,
-    settle, terms, transactions, worker,
+    attempts, cancel, codec, dead, delay, faults, flow, groups, inspect, lease, lifecycle, operator, order,
+    publish, settle, terms, transactions, worker,
 };
 use super::context::Context;
 use super::{fault_history, history};

@@ -123,7 +123,10 @@ impl<T> Format for Avro<T> {
     }
 
     fn accepts(&self, media_type: &str) -> bool {
-        matches!(media_type, CONTENT_TYPE | "application/x-avro" | "application/vnd.apache.avro" | "avro/binary")
+        matches!(
+            media_type,
+            CONTENT_TYPE | "application/x-avro" | "application/vnd.apache.avro" | "avro/binary"
+        )
     }
 }
 

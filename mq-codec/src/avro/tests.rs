@@ -129,7 +129,10 @@ fn items_at_the_limit_and_one_over() {
     let payload = codec().encode(&order(10)).unwrap();
     assert_eq!(codec().limits(Limits::default().items(12)).decode(&payload).unwrap(), order(10));
     let error = codec().limits(Limits::default().items(11)).decode(&payload).unwrap_err();
-    assert_eq!((error.kind(), error.to_string().contains("more than 11 items")), (CodecErrorKind::OverLimit, true));
+    assert_eq!(
+        (error.kind(), error.to_string().contains("more than 11 items")),
+        (CodecErrorKind::OverLimit, true)
+    );
 }
 
 #[test]
@@ -157,14 +160,15 @@ fn depth_at_the_limit_and_one_over() {
     struct Node {
         next: Option<Box<Node>>,
     }
-    let schema = r#"{"type":"record","name":"Node","fields":[{"name":"next","type":["null","Node"],"default":null}]}"#;
+    let schema =
+        r#"{"type":"record","name":"Node","fields":[{"name":"next","type":["null","Node"],"default":null}]}"#;
     let nodes = Avro::<Node>::new(schema).unwrap();
     let chain = |levels: usize| -> Bytes {
         let header = nodes.encode(&Node::default()).unwrap().slice(..10);
         // Each node but the last chooses the second branch.
         [&header[..], &vec![2; levels - 1], &[0]].concat().into()
     };
-    for levels in [1, 2, 127] {
+    for levels in [1, 2, 20] {
         let limited = nodes.clone().limits(Limits::default().depth(levels));
         let mut node = limited.decode(&chain(levels)).unwrap();
         let mut depth = 1;
@@ -174,6 +178,54 @@ fn depth_at_the_limit_and_one_over() {
         assert_eq!(depth, levels);
         assert_eq!(kind(limited.decode(&chain(levels + 1))), CodecErrorKind::OverLimit);
     }
-    // So deep that to follow it would end the process.
+    // Unless said otherwise it is 16; a million would overflow the stack.
+    assert!(nodes.decode(&chain(16)).is_ok());
+    assert_eq!(kind(nodes.decode(&chain(17))), CodecErrorKind::OverLimit);
     assert_eq!(kind(nodes.decode(&chain(1_000_000))), CodecErrorKind::OverLimit);
+}
+
+#[test]
+fn logical_types_names_in_namespaces_and_repeated_types() {
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Point {
+        x: f32,
+        y: f64,
+    }
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Event {
+        at: i64,
+        day: i32,
+        first: Channel,
+        second: Channel,
+        from: Point,
+        to: Vec<Point>,
+        by_name: BTreeMap<String, Vec<Option<i64>>>,
+    }
+    let schema = r#"{"type":"record","name":"a.b.Event","fields":[
+        {"name":"at","type":{"type":"long","logicalType":"timestamp-millis"}},
+        {"name":"day","type":{"type":"int","logicalType":"date"}},
+        {"name":"first","type":{"type":"enum","name":"Channel","symbols":["Web","Shop"]}},
+        {"name":"second","type":"Channel"},
+        {"name":"from","type":{"type":"record","name":"c.Point","fields":[{"name":"x","type":"float"},{"name":"y","type":"double"}]}},
+        {"name":"to","type":{"type":"array","items":"c.Point"}},
+        {"name":"by_name","type":{"type":"map","values":{"type":"array","items":["null","long"]}}}]}"#;
+    let point = Point { x: 1.5, y: -2.25 };
+    let event = Event {
+        at: 1_764_115_200_000,
+        day: 20_418,
+        first: Channel::Web,
+        second: Channel::Shop,
+        from: point.clone(),
+        to: vec![point; 3],
+        by_name: BTreeMap::from([
+            ("a".into(), vec![Some(i64::MIN), None, Some(i64::MAX)]),
+            ("b".into(), vec![]),
+        ]),
+    };
+    let codec = Avro::<Event>::new(schema).unwrap();
+    let payload = codec.encode(&event).unwrap();
+    assert_eq!(codec.decode(&payload).unwrap(), event);
+    for end in 10..payload.len() {
+        assert_eq!(kind(codec.decode(&payload.slice(..end))), CodecErrorKind::Malformed, "{end}");
+    }
 }

@@ -8,7 +8,10 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use crate::error::{CodecError, CodecErrorKind};
-use crate::limits::Limits;
+use crate::limits::{Limits, too_deep};
+
+/// The deepest, unless the limits say otherwise.
+const DEPTH: usize = 16;
 
 /// A type on the wire.
 #[derive(Clone, Debug)]
@@ -44,16 +47,18 @@ impl Wire {
 
     /// Checks that the bytes are one value, all of them, and within the limits.
     pub(super) fn check(&self, bytes: &[u8], limits: &Limits) -> Result<(), CodecError> {
-        let mut walk = Walk { records: &self.records, rest: bytes, depth: limits.depth, items: limits.items };
+        let depth = limits.depth.unwrap_or(DEPTH);
+        let mut walk = Walk { records: &self.records, rest: bytes, depth, items: limits.items };
         let malformed = |message: String| Err(CodecError::new(CodecErrorKind::Malformed, message));
         match walk.pass(&self.root) {
             Ok(()) if walk.rest.is_empty() => Ok(()),
             Ok(()) => malformed(format!("{} bytes follow the Avro value", walk.rest.len())),
             Err(Fault::Cut) => malformed("the payload ends in the middle of an Avro value".into()),
             Err(Fault::Wrong(what)) => malformed(format!("the payload is not Avro of this schema: {what}")),
-            Err(Fault::TooDeep) => Err(limits.too_deep()),
+            Err(Fault::TooDeep) => Err(too_deep(depth)),
             Err(Fault::TooMany) => {
-                let message = format!("the payload has more than {} items; raise the limit `items`", limits.items);
+                let message =
+                    format!("the payload has more than {} items; raise the limit `items`", limits.items);
                 Err(CodecError::new(CodecErrorKind::OverLimit, message))
             }
         }
@@ -70,7 +75,9 @@ impl Parser {
     fn shape(&mut self, schema: &Value) -> Option<Shape> {
         match schema {
             Value::String(name) => self.by_name(name),
-            Value::Array(types) => types.iter().map(|kind| self.shape(kind)).collect::<Option<_>>().map(Shape::Union),
+            Value::Array(types) => {
+                types.iter().map(|kind| self.shape(kind)).collect::<Option<_>>().map(Shape::Union)
+            }
             Value::Object(object) => match object.get("type")? {
                 Value::String(kind) => self.complex(kind, object),
                 nested => self.shape(nested),
@@ -113,7 +120,8 @@ impl Parser {
                 // Known before its fields, which may be of this type.
                 self.names.insert(name()?, Shape::Record(number));
                 let fields = object.get("fields")?.as_array()?;
-                let fields = fields.iter().map(|field| self.shape(field.get("type")?)).collect::<Option<_>>()?;
+                let fields =
+                    fields.iter().map(|field| self.shape(field.get("type")?)).collect::<Option<_>>()?;
                 self.records[number] = fields;
                 Some(Shape::Record(number))
             }

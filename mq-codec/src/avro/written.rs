@@ -38,7 +38,12 @@ impl Written {
     }
 
     /// Writes a value behind a header.
-    pub(crate) fn encode(&self, header: &[u8], value: &impl Serialize, limits: &Limits) -> Result<Bytes, CodecError> {
+    pub(crate) fn encode(
+        &self,
+        header: &[u8],
+        value: &impl Serialize,
+        limits: &Limits,
+    ) -> Result<Bytes, CodecError> {
         let mut payload = header.to_vec();
         let writer = GenericDatumWriter::builder(&self.schema).build();
         let written = writer.and_then(|writer| writer.write_ser(&mut payload, value));

@@ -100,7 +100,8 @@ async fn a_body_is_read_by_its_content_type() {
         Message::new(r#"{"item":"book","count":3}"#),
         Message::new("<order/>").content_type("text/xml"),
     ];
-    let report = serve(&client, Worker::new(&client, "g").on("in", body).state(notes.clone()), messages).await;
+    let report =
+        serve(&client, Worker::new(&client, "g").on("in", body).state(notes.clone()), messages).await;
     assert_eq!((report.handled, report.dead), (3, 1));
     let mut seen = notes.all();
     seen.sort();
@@ -136,7 +137,8 @@ async fn limits_are_the_workers() {
 async fn compressed_payloads_are_handled_up_to_the_limit() {
     for with in Compression::ALL {
         let of = |bytes: usize| compress(Message::new(vec![b'a'; bytes]), with).unwrap();
-        let worker = |client: &Client| Worker::new(client, "g").on("in", text.layer(Decompress::up_to(10_000)));
+        let worker =
+            |client: &Client| Worker::new(client, "g").on("in", text.layer(Decompress::up_to(10_000)));
         let reason = one_good_one_bad(worker, of(10_000), of(10_001)).await;
         assert!(reason.contains("more than 10000 bytes when decompressed"), "{reason}");
         let broken = Message::new("not compressed").header("content-encoding", with.name());
@@ -148,7 +150,8 @@ async fn compressed_payloads_are_handled_up_to_the_limit() {
 #[tokio::test(start_paused = true)]
 async fn without_the_layer_what_is_compressed_is_rejected() {
     let plain = Json::new().message(&order(1)).unwrap();
-    let packed = compress(Json::new().message(&Order { item: "a".repeat(999), count: 1 }).unwrap(), Compression::Gzip);
+    let packed =
+        compress(Json::new().message(&Order { item: "a".repeat(999), count: 1 }).unwrap(), Compression::Gzip);
     let reason =
         one_good_one_bad(|client| Worker::new(client, "g").on("in", body), plain, packed.unwrap()).await;
     assert!(reason.contains("still encoded as gzip; decompress it first"), "{reason}");

@@ -35,7 +35,8 @@ async fn main() -> Result<()> {
             Ok(order)
         });
     let order = Order { items: vec!["book".into()], currency: "EUR".into() };
-    let worker = Worker::new(&client, "shop").on(&topic, place.layer(Upcast::new(steps))).state(placed.clone());
+    let worker =
+        Worker::new(&client, "shop").on(&topic, place.layer(Upcast::new(steps))).state(placed.clone());
     let report = worker.run_until(async {
         for message in [
             versioned(Message::new(r#"{"item":"book"}"#), "order", 1),

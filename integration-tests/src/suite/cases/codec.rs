@@ -20,7 +20,9 @@ use crate::suite::context::{Context, take};
 use crate::suite::manifest::Verdict;
 
 pub(crate) use handling::{by_content_type, dispatched, filtered, subjects, upcast};
-pub(crate) use refused::{bomb, limits, newer_version, schema_check, still_compressed, undecodable, unknown_content_type};
+pub(crate) use refused::{
+    bomb, limits, newer_version, schema_check, still_compressed, undecodable, unknown_content_type,
+};
 
 /// See `data/README.md`.
 const WEBHOOKS: &[u8] = include_bytes!("../../../data/github-webhooks.jsonl.gz");
@@ -53,7 +55,10 @@ fn webhooks() -> Result<&'static [Webhook]> {
     let packed = Message::new(WEBHOOKS).header("content-encoding", "gzip");
     let lines = decompress(packed, 8 << 20)?.payload;
     let webhooks = std::str::from_utf8(&lines)?.lines().map(webhook).collect::<Result<Vec<_>>>()?;
-    ensure!(webhooks.len() == COUNT && webhooks.iter().all(|webhook| webhook.value().is_object()), "the data is damaged");
+    ensure!(
+        webhooks.len() == COUNT && webhooks.iter().all(|webhook| webhook.value().is_object()),
+        "the data is damaged"
+    );
     Ok(READ.get_or_init(|| webhooks))
 }
 
@@ -92,8 +97,14 @@ async fn round_trip<T: PartialEq + Debug>(
     let deliveries = take(&subscriber, COUNT).await?;
     for delivery in &deliveries {
         let message = delivery.message().clone();
-        let webhook = left.remove(&message.id.to_string()).with_context(|| format!("{} came twice", message.id))?;
-        ensure!(message.subject.as_deref() == Some(&webhook.event), "{:?} of {}", message.subject, webhook.event);
+        let webhook =
+            left.remove(&message.id.to_string()).with_context(|| format!("{} came twice", message.id))?;
+        ensure!(
+            message.subject.as_deref() == Some(&webhook.event),
+            "{:?} of {}",
+            message.subject,
+            webhook.event
+        );
         ensure!(headers == Some((message.content_type.clone(), message.headers.clone())), "{message:?}");
         let (read, expected) = (read(message)?, expected(webhook));
         ensure!(read == expected, "{read:?} instead of {expected:?}");
@@ -143,7 +154,13 @@ pub(crate) async fn confluent(context: Context) -> Result<Verdict> {
         let fields = [("event", webhook.event.as_str()), ("body", &webhook.body), ("source", "GitHub")];
         fields.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
     };
-    round_trip(&context, |webhook| Ok(writer.message(webhook)?), |message| Ok(reader.read(&message)?), expected).await
+    round_trip(
+        &context,
+        |webhook| Ok(writer.message(webhook)?),
+        |message| Ok(reader.read(&message)?),
+        expected,
+    )
+    .await
 }
 
 /// Compressed and back, byte for byte, and shorter in between.

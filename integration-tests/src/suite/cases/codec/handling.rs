@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Result, ensure};
 use mq::codec::{Avro, Codecs, Encode, Json, MessagePack, Upcasters, versioned};
 use mq::worker::layers::{Filter, Upcast};
-use mq::worker::{Body, Context as Handled, Dispatch, Handler as _, Layer, Next, Outcome, Report, State, Topic, Worker};
+use mq::worker::{
+    Body, Context as Handled, Dispatch, Handler as _, Layer, Next, Outcome, Report, State, Topic, Worker,
+};
 use mq::{Message, TopicName};
 use parking_lot::Mutex;
 use serde_json::{Value, json};

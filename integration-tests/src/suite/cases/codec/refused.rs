@@ -26,7 +26,12 @@ fn as_json(payload: impl Into<mq::Bytes>) -> Message {
 
 /// Handles, one at a time, bad messages with a good one behind each: the bad ones are dead, as they were sent, for reasons that say what
 /// stands beside them, and the good ones are handled.
-async fn refuses(context: &Context, route: Route, good: &Message, bad: &[(Message, &str)]) -> Result<Verdict> {
+async fn refuses(
+    context: &Context,
+    route: Route,
+    good: &Message,
+    bad: &[(Message, &str)],
+) -> Result<Verdict> {
     let (topic, group, tally) = (context.topic(), context.group("g"), Tally::default());
     let pair = |message: &Message| [message.clone(), good.clone().id(MessageId::generate())];
     let sent: Vec<Message> = bad.iter().flat_map(|(message, _)| pair(message)).collect();
@@ -77,8 +82,13 @@ pub(crate) async fn unknown_content_type(context: Context) -> Result<Verdict> {
         let message = good.clone().id(MessageId::generate()).content_type(kind);
         (message, "is not known; known are application/json, application/vnd.msgpack")
     };
-    refuses(&context, note.concurrency(1), &good, &["text/xml", "application/protobuf", "application/avro"].map(of))
-        .await
+    refuses(
+        &context,
+        note.concurrency(1),
+        &good,
+        &["text/xml", "application/protobuf", "application/avro"].map(of),
+    )
+    .await
 }
 
 pub(crate) async fn still_compressed(context: Context) -> Result<Verdict> {
@@ -153,7 +163,8 @@ async fn unpacked(context: &Context, body: &str) -> Result<Verdict> {
         let route = note.layer(Decompress::up_to(body.len()));
         let worker =
             Worker::new(&context.client, context.group("g")).on(topic.clone(), route).state(Tally::default());
-        let messages = [compress(as_json(body.to_owned()), with)?, compress(as_json(format!("{body} ")), with)?];
+        let messages =
+            [compress(as_json(body.to_owned()), with)?, compress(as_json(format!("{body} ")), with)?];
         let report = serve(context, std::slice::from_ref(&topic), worker, &messages).await?;
         ensure!((report.handled, report.dead) == (1, 1), "{with:?}: {report:?}");
     }
