@@ -109,7 +109,8 @@ async fn round_trip<T: PartialEq + Debug>(
         let (read, expected) = (read(message)?, expected(webhook));
         ensure!(read == expected, "{read:?} instead of {expected:?}");
     }
-    mq::ack_all(deliveries).await?;
+    let acked = mq::ack_all(deliveries).await;
+    ensure!(acked.is_ok(), "{acked:?}");
     context.until_empty(&topic, "g").await?;
     Ok(Verdict::Pass)
 }
