@@ -61,7 +61,6 @@ impl Limits {
             format!("the payload has {bytes} bytes and {limit} are allowed; raise the limit `payload`");
         Err(CodecError::new(CodecErrorKind::OverLimit, message))
     }
-
 }
 
 /// The payload is nested deeper than allowed.

@@ -183,14 +183,13 @@ impl Upcasters {
     }
 
     fn run(&self, steps: &[Step], mut value: Value) -> Result<Value, CodecError> {
-        let mut version = self.current() - u32::try_from(steps.len()).unwrap_or_default();
-        for step in steps {
+        let first = self.current() - u32::try_from(steps.len()).unwrap_or_default();
+        for (version, step) in (first..).zip(steps) {
             value = step(value).map_err(|error| {
                 let (kind, next) = (&self.kind, version + 1);
                 let message = format!("version {version} of {kind} cannot be made version {next}");
                 CodecError::new(CodecErrorKind::Malformed, message).with_source(error)
             })?;
-            version += 1;
         }
         Ok(value)
     }

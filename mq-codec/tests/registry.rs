@@ -67,10 +67,10 @@ fn request(stream: &TcpStream) -> String {
         let line = line.trim_end();
         match line.split_once(": ") {
             Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
-                length = value.parse().unwrap()
+                length = value.parse().unwrap();
             }
             Some((name, value)) if name.eq_ignore_ascii_case("authorization") => {
-                noted += &format!(" as {value}")
+                noted += &format!(" as {value}");
             }
             _ if line.is_empty() => break,
             _ => {}

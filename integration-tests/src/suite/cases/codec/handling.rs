@@ -202,7 +202,7 @@ fn in_version(number: usize, webhook: &Webhook) -> Value {
 }
 
 fn current(number: usize, webhook: &Webhook) -> Value {
-    let (body, event) = (webhook.value(), (number % 3 != 0).then_some(&webhook.event));
+    let (body, event) = (webhook.value(), (!number.is_multiple_of(3)).then_some(&webhook.event));
     json!({ "event": event, "sender": body["sender"]["login"], "content": body })
 }
 
