@@ -4,6 +4,8 @@ mod backoff;
 mod batch;
 mod context;
 mod control;
+#[cfg(feature = "codec")]
+mod decoded;
 mod dispatch;
 mod extensions;
 mod extract;
@@ -26,6 +28,14 @@ mod worker;
 pub use backoff::{Backoff, retry, retry_if};
 pub use batch::{BATCH, Batch, BatchHandler, ByBatch, IntoOutcomes, WITHIN, batch};
 pub use context::Context;
+#[cfg(feature = "avro")]
+pub use decoded::Avro;
+#[cfg(feature = "codec")]
+pub use decoded::Body;
+#[cfg(feature = "msgpack")]
+pub use decoded::MsgPack;
+#[cfg(feature = "protobuf")]
+pub use decoded::Proto;
 pub use dispatch::{ByDispatch, Dispatch};
 pub use extensions::Extensions;
 pub use extract::{

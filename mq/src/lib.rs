@@ -33,6 +33,9 @@
 //!
 //! The feature `worker` (default) is [`mq::worker`](worker): handlers as async functions, with retries, layers
 //! and draining around them.
+//!
+//! The feature `codec` (default) is [`mq::codec`](codec): formats chosen by the content type, and versions of messages. JSON is
+//! always there; `protobuf`, `msgpack`, `avro`, `schema-registry` and `compression` add what they say.
 
 mod connect;
 #[cfg(all(feature = "memory", feature = "worker"))]
@@ -61,3 +64,7 @@ pub use mq_redis_stream as redis_stream;
 /// Handlers, policies and layers on any backend.
 #[cfg(feature = "worker")]
 pub use mq_worker as worker;
+
+/// Formats, compression and versions of messages.
+#[cfg(feature = "codec")]
+pub use mq_codec as codec;

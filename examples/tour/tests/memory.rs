@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 
 /// Each program by its file, and where cargo built it; the first service waits for a signal and is not run.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("handlers", env!("CARGO_BIN_EXE_handlers")),
     ("dispatch", env!("CARGO_BIN_EXE_dispatch")),
     ("order", env!("CARGO_BIN_EXE_order")),
@@ -18,6 +18,8 @@ const PROGRAMS: [(&str, &str); 12] = [
     ("shaping", env!("CARGO_BIN_EXE_shaping")),
     ("publishing", env!("CARGO_BIN_EXE_publishing")),
     ("once", env!("CARGO_BIN_EXE_once")),
+    ("codecs", env!("CARGO_BIN_EXE_codecs")),
+    ("compression", env!("CARGO_BIN_EXE_compression")),
     ("draining", env!("CARGO_BIN_EXE_draining")),
 ];
 

@@ -4,8 +4,8 @@ use anyhow::Result;
 use futures_util::future::BoxFuture;
 
 use super::cases::{
-    attempts, cancel, dead, delay, faults, flow, groups, inspect, lease, lifecycle, once, operator, order,
-    publish, settle, terms, transactions, worker,
+    attempts, cancel, codec, dead, delay, faults, flow, groups, inspect, lease, lifecycle, once, operator,
+    order, publish, settle, terms, transactions, worker,
 };
 use super::context::Context;
 use super::{fault_history, history};
@@ -212,6 +212,29 @@ pub fn manifest() -> Vec<Case> {
         Uses 6 "worker.ordered" worker::ordered: "a worker with sixteen places keeps the order of each key";
         Kills 3 "worker.once_by_redis" once::redis: "10,000 messages sent twice, two worker processes, one killed half-way: 10,000 effects, by a store in Redis";
         Kills 3 "worker.once_by_sql" once::sql: "the same by a table in a database";
+
+        Uses 13 "codec.bytes" codec::bytes: "329 real webhooks come back byte for byte, each with its subject";
+        Uses 13 "codec.json" codec::json: "webhooks written as JSON come back as the values they were";
+        Uses 13 "codec.msgpack" codec::msgpack: "webhooks written as MessagePack come back as the values they were";
+        Uses 13 "codec.protobuf" codec::protobuf: "webhooks as text in a Protobuf record come back byte for byte";
+        Uses 13 "codec.avro" codec::avro: "webhooks as text in an Avro record, with the schema's fingerprint, come back byte for byte";
+        Uses 13 "codec.confluent" codec::confluent: "webhooks in Confluent's framing are read with another schema than they were written with";
+        Uses 13 "codec.gzip" codec::gzip: "webhooks compressed with gzip become shorter and come back byte for byte";
+        Uses 13 "codec.zstd" codec::zstd: "webhooks compressed with zstd become shorter and come back byte for byte";
+        Uses 13 "codec.lz4" codec::lz4: "webhooks compressed with LZ4 become shorter and come back byte for byte";
+        Uses 13 "codec.snappy" codec::snappy: "webhooks compressed with Snappy become shorter and come back byte for byte";
+        Uses 13 "codec.by_content_type" codec::by_content_type: "JSON, MessagePack and Avro on one topic are each read as what they say they are";
+        Uses 13 "codec.subjects" codec::subjects: "subject patterns choose as many webhooks as a plain reading of their events does";
+        Uses 13 "codec.dispatch" codec::dispatched: "each webhook goes to the first handler that its subject fits";
+        Uses 13 "codec.filters" codec::filtered: "filters by header and by content choose as many webhooks as a plain reading does";
+        Uses 13 "codec.upcast" codec::upcast: "webhooks of three versions reach the handler as the current one";
+        Uses 8 "codec.newer_version" codec::newer_version: "versions newer or older than those known are dead letters that say so, and the next message proceeds";
+        Uses 8 "codec.undecodable" codec::undecodable: "payloads that are not what they say are dead letters with the reason, and the next message proceeds";
+        Uses 8 "codec.schema_check" codec::schema_check: "what does not fit its type is a dead letter with the reason, and the next message proceeds";
+        Uses 8 "codec.unknown_content_type" codec::unknown_content_type: "an unknown content type is a dead letter that lists the known ones, and the next message proceeds";
+        Uses 8 "codec.still_compressed" codec::still_compressed: "what nobody decompressed is a dead letter that says so, not garbage in a handler";
+        Uses 8 "codec.bomb" codec::bomb: "decompression bombs and false encodings are dead letters, and the next message proceeds";
+        Uses 10 "codec.limits" codec::limits: "size, depth and decompressed size are taken at their limits and refused one over";
 
         Uses 3 "history.settlements" history::settlements: "a seeded history of acks, retries, defers, drops, expiries and dead letters ends as in the memory model";
         Uses 6 "history.ordered" history::ordered: "the same on an ordered group, each key in order";

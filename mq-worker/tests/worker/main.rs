@@ -1,6 +1,8 @@
 //! The worker on the memory backend, on virtual time.
 
 mod batches;
+#[cfg(all(feature = "protobuf", feature = "msgpack", feature = "avro", feature = "compression"))]
+mod decoded;
 mod dispatch;
 mod handlers;
 mod idempotent;

@@ -2,6 +2,7 @@
 
 pub(super) mod attempts;
 pub(super) mod cancel;
+pub(super) mod codec;
 pub(super) mod dead;
 pub(super) mod delay;
 pub(super) mod faults;
