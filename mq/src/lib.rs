@@ -32,7 +32,7 @@
 //! | `redis-stream` | `redis://`, `rediss://` | Redis Streams |
 //!
 //! The feature `worker` (default) is [`mq::worker`](worker): handlers as async functions, with retries, layers
-//! and draining around them.
+//! and draining around them. The feature `observe` is [`mq::observe`](observe): metrics, traces and health.
 
 mod connect;
 
@@ -59,3 +59,7 @@ pub use mq_redis_stream as redis_stream;
 /// Handlers, policies and layers on any backend.
 #[cfg(feature = "worker")]
 pub use mq_worker as worker;
+
+/// Metrics, traces and health.
+#[cfg(feature = "observe")]
+pub use mq_observe as observe;

@@ -18,7 +18,9 @@ mod judge;
 mod kill;
 mod ledger;
 mod meter;
+mod metrics;
 mod order;
+mod pace;
 mod progress;
 mod report;
 mod send;
@@ -78,6 +80,12 @@ struct Args {
     /// Gives up if nothing moves for so many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     patience: u64,
+    /// Serves /metrics, /healthz and /readyz at this address, such as 127.0.0.1:9464.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<String>,
+    /// Sends so many orders a second. Default: as fast as the broker confirms them.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
     /// Prints one JSON object instead of tables.
     #[arg(long)]
     json: bool,
@@ -101,12 +109,16 @@ async fn start(args: Args) -> Result<u8> {
     }
     let named = args.run.is_some();
     let (stop, stopped) = watch::channel(false);
-    let place = Place { url: args.url, run: args.run, state: args.state };
+    let place = Place { url: args.url, run: args.run, state: args.state, rate: args.rate };
     let shop = Shop::open(place, data.orders.len(), ledger::fingerprint(&data.orders), stopped).await?;
     eprintln!("run {} on {}", shop.run, shop.client.capabilities().backend);
     let again = || format!("run {0} stopped; unless it was on memory, continue it with --run {0}", shop.run);
     let patience = Duration::from_secs(args.patience);
+    let metrics = metrics::serve(&shop.client, args.metrics.as_deref()).await?;
     let (ended, report) = run(&shop, &data, stop, patience).await.with_context(again)?;
+    if let Some(metrics) = metrics {
+        metrics.close().await;
+    }
     let reconciles = report.reconciles(ended);
     if !named && (reconciles || shop.in_process) {
         shop.clean_up().await.context("the run ended, but could not be cleaned up")?;

@@ -26,6 +26,8 @@ pub(crate) struct Shop {
     /// Whether the broker ends with this process.
     pub(crate) in_process: bool,
     pub(crate) kill_at: Option<KillAt>,
+    /// Orders a second, if it is not to be as many as can be.
+    pub(crate) rate: Option<u32>,
     /// Something was done.
     pub(crate) changed: Arc<Notify>,
     /// Turns true when everybody is to go home.
@@ -39,6 +41,7 @@ pub(crate) struct Place {
     pub(crate) url: String,
     pub(crate) run: Option<String>,
     pub(crate) state: Option<PathBuf>,
+    pub(crate) rate: Option<u32>,
 }
 
 /// The most processes among which an ordered group could share its work.
@@ -80,8 +83,8 @@ impl Shop {
         }
         // A broker in this process ends with it; nothing can be continued after the machine failed.
         let durability = if in_process { Durability::Process } else { Durability::Machine };
-        let changed = Arc::default();
-        Ok(Self { client, run, state, resumed, in_process, kill_at, changed, stop, durability })
+        let (rate, changed) = (place.rate, Arc::default());
+        Ok(Self { client, run, state, resumed, in_process, kill_at, rate, changed, stop, durability })
     }
 
     /// Makes a publisher of an event.

@@ -10,6 +10,7 @@ pub(super) mod groups;
 pub(super) mod inspect;
 pub(super) mod lease;
 pub(super) mod lifecycle;
+pub(super) mod observe;
 pub(super) mod operator;
 pub(super) mod order;
 pub(super) mod publish;
