@@ -160,7 +160,10 @@ fn a_backlog_is_left_behind(kind: BrokerKind) -> Result<()> {
     };
     consume(&["--count", "100", "--settle", "dead-letter", "--reason", "parked"])?;
     let parked = scene.dead_letters()?;
-    ensure!(parked.len() == 100 && parked.iter().all(|letter| letter["dead_reason"] == "parked"), "{parked:?}");
+    ensure!(
+        parked.len() == 100 && parked.iter().all(|letter| letter["dead_reason"] == "parked"),
+        "{parked:?}"
+    );
     let members = ["consume", topic, "--group", group, "--json", "--concurrency", "8", "--exec", "true"];
     let mut members = [scene.start(&members)?, scene.start(&members)?];
     let deadline = Instant::now() + PATIENCE;

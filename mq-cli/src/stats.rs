@@ -147,11 +147,7 @@ pub(crate) async fn run(session: &Session, args: Args) -> anyhow::Result<End> {
     session.brief(looking).await
 }
 
-async fn count(
-    admin: &Admin,
-    args: &Args,
-    mut backlogs: Option<&mut Backlogs>,
-) -> anyhow::Result<Vec<Line>> {
+async fn count(admin: &Admin, args: &Args, mut backlogs: Option<&mut Backlogs>) -> anyhow::Result<Vec<Line>> {
     let groups = match &args.group {
         Some(group) => vec![group.clone()],
         None => groups(admin, &args.topic)

@@ -245,3 +245,35 @@ impl Deliveries {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_beyond_the_limit_are_counted_together() {
+        let counters = Counters::default();
+        for number in 0..LABELS + 5 {
+            let topic = counters.topic(&TopicName::new(format!("t-{number}")).unwrap());
+            counters.add_sent(topic, 2, 0, 1);
+        }
+        let topics = counters.topics();
+        assert_eq!((topics.len(), topics[0].topic.as_str()), (LABELS + 1, "t-0"));
+        let rest = &topics[LABELS];
+        assert_eq!((rest.topic.as_str(), rest.counts.sent, rest.counts.rejected), (OTHER, 10, 5));
+        assert_eq!(counters.read().sent, 2 * (LABELS as u64 + 5));
+    }
+
+    #[test]
+    fn private_groups_share_a_label() {
+        let (counters, topic) = (Counters::default(), TopicName::new("t").unwrap());
+        for (name, ephemeral) in [("one", true), ("two", true), ("three", false)] {
+            let group = counters.group(&topic, &GroupName::new(name).unwrap(), ephemeral);
+            counters.add_received(group, 3);
+        }
+        let label = counters.group(&topic, &GroupName::new("three").unwrap(), false);
+        let seen = |counts: &GroupCounts| (counts.group.clone(), counts.counts.received, counts.in_hand);
+        let groups: Vec<_> = counters.groups(&[(label, 1), (label, 2)]).iter().map(seen).collect();
+        assert_eq!(groups, [(BROADCAST.to_owned(), 6, 0), ("three".to_owned(), 3, 3)]);
+    }
+}

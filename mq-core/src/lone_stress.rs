@@ -103,7 +103,8 @@ async fn stress(window: usize, idle: bool) {
     let all = futures_util::future::join_all(tasks);
     let sent = tokio::time::timeout(Duration::from_secs(120), all).await.expect("it hangs");
 
-    let whole = tokio::time::timeout(Duration::from_secs(10), outbox.permit(Label::default(), window, window)).await;
+    let whole =
+        tokio::time::timeout(Duration::from_secs(10), outbox.permit(Label::default(), window, window)).await;
     drop(whole.expect("the window is not whole").unwrap());
     assert_eq!(outbox.pending(), 0);
     outbox.close();

@@ -109,12 +109,7 @@ impl Outbox {
     }
 
     /// Waits for room in the window.
-    pub(crate) async fn permit(
-        &self,
-        topic: Label,
-        messages: usize,
-        bytes: usize,
-    ) -> Result<Permit> {
+    pub(crate) async fn permit(&self, topic: Label, messages: usize, bytes: usize) -> Result<Permit> {
         match self.take_room(topic, messages, bytes) {
             Ok(permit) => return Ok(permit),
             Err(TryAcquireError::Closed) => return Err(closed()),

@@ -41,7 +41,8 @@ impl<K, V: Default> Table<K, V> {
 
     /// Returns the label of the key that `is` recognises; if there is none yet, of the one that `make` makes.
     pub fn label(&self, is: impl Fn(&K) -> bool, make: impl Fn() -> K) -> Label {
-        let mine = |slot: &OnceLock<Box<(K, V)>>| is(&slot.get_or_init(|| Box::new((make(), V::default()))).0);
+        let mine =
+            |slot: &OnceLock<Box<(K, V)>>| is(&slot.get_or_init(|| Box::new((make(), V::default()))).0);
         Label(self.slots.iter().position(mine).unwrap_or(self.slots.len()))
     }
 

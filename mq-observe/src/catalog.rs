@@ -91,7 +91,11 @@ mod tests {
         for metric in ALL {
             assert!(metric.name.starts_with("mq_") && metric.help.ends_with('.'), "{metric:?}");
             assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{metric:?}");
-            assert_eq!(metric.kind == Kind::Histogram, metric.name.ends_with("_duration_seconds"), "{metric:?}");
+            assert_eq!(
+                metric.kind == Kind::Histogram,
+                metric.name.ends_with("_duration_seconds"),
+                "{metric:?}"
+            );
         }
     }
 }

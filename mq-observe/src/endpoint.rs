@@ -196,9 +196,7 @@ fn answer(endpoint: &Endpoint, request: &Request<Incoming>) -> Response<Full<Byt
         "/metrics" => response(StatusCode::OK, MEDIA_TYPE, endpoint.observer.snapshot().to_string()),
         "/healthz" => health(&endpoint.live, TEXT),
         "/readyz" => health(&endpoint.ready, TEXT),
-        _ => {
-            response(StatusCode::NOT_FOUND, TEXT, "there are /metrics, /healthz and /readyz\n".into())
-        }
+        _ => response(StatusCode::NOT_FOUND, TEXT, "there are /metrics, /healthz and /readyz\n".into()),
     }
 }
 

@@ -67,7 +67,9 @@ fn alerts() -> Vec<String> {
 /// The metric of a name as queries have it: histograms with the suffixes of their series.
 fn metric(name: &str) -> Option<&'static Metric> {
     let of = |metric: &&&'static Metric| match metric.kind {
-        Kind::Histogram => ["_bucket", "_sum", "_count"].iter().any(|end| name.strip_suffix(end) == Some(metric.name)),
+        Kind::Histogram => {
+            ["_bucket", "_sum", "_count"].iter().any(|end| name.strip_suffix(end) == Some(metric.name))
+        }
         _ => metric.name == name,
     };
     ALL.iter().find(of).copied()
@@ -144,11 +146,17 @@ async fn every_metric_that_is_asked_for_is_exported() {
 fn queries_use_labels_that_their_metrics_have() {
     let mut known: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for metric in ALL {
-        known.insert(metric.name, metric.labels.iter().copied().chain(["backend", "instance", "le"]).collect());
+        known.insert(
+            metric.name,
+            metric.labels.iter().copied().chain(["backend", "instance", "le"]).collect(),
+        );
     }
     for query in dashboard().iter().chain(&alerts()) {
-        for (name, rest) in query.match_indices("mq_").map(|(at, _)| query[at..].split_at(end(&query[at..]))) {
-            let Some(selector) = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) else { continue };
+        for (name, rest) in query.match_indices("mq_").map(|(at, _)| query[at..].split_at(end(&query[at..])))
+        {
+            let Some(selector) = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) else {
+                continue;
+            };
             let labels = &known[metric(name).unwrap().name];
             for matcher in selector.0.split(',') {
                 let label = matcher.split(['=', '!', '~']).next().unwrap();

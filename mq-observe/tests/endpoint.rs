@@ -86,7 +86,10 @@ async fn a_port_that_is_taken_is_named() {
     let text = error.to_string();
     assert!(text.contains(&address) && text.contains("another program listens there"), "{text}");
     let error = Endpoint::new(&observer).bind("nonsense").await.unwrap_err();
-    assert!(error.to_string().contains("nonsense") && error.to_string().contains("127.0.0.1:9464"), "{error}");
+    assert!(
+        error.to_string().contains("nonsense") && error.to_string().contains("127.0.0.1:9464"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -96,7 +99,9 @@ async fn a_stop_frees_the_port_and_waits_for_nobody_idle() {
     let address = serving.address();
     let idle = TcpStream::connect(address).await.unwrap();
     assert_eq!(request(address, "GET", "/healthz").await.0, 200);
-    tokio::time::timeout(Duration::from_secs(4), serving.close()).await.expect("an idle connection holds it up");
+    tokio::time::timeout(Duration::from_secs(4), serving.close())
+        .await
+        .expect("an idle connection holds it up");
     drop(idle);
     Endpoint::new(&observer).bind(address.to_string()).await.unwrap().close().await;
 }

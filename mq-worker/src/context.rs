@@ -36,7 +36,15 @@ impl<'a> Context<'a> {
         control: &'a Control,
         shared: &'a Shared,
     ) -> Self {
-        Self { extensions: Extensions::default(), replaced: None, stamps: Vec::new(), delivery, route, control, shared }
+        Self {
+            extensions: Extensions::default(),
+            replaced: None,
+            stamps: Vec::new(),
+            delivery,
+            route,
+            control,
+            shared,
+        }
     }
 
     /// Returns the message, as the layers outside made it.

@@ -69,10 +69,7 @@ pub(crate) fn rules() -> Result<Vec<Command>> {
         command.args(args).current_dir(process::root().join("observe"));
         command
     };
-    Ok(vec![
-        promtool(["check", "config", "prometheus.yml"]),
-        promtool(["test", "rules", "alerts_test.yml"]),
-    ])
+    Ok(vec![promtool(["check", "config", "prometheus.yml"]), promtool(["test", "rules", "alerts_test.yml"])])
 }
 
 fn ensure() -> Result<()> {

@@ -86,7 +86,8 @@ mod tests {
     fn last(readies: impl IntoIterator<Item = Option<u64>>) -> Drain {
         let (mut backlogs, start) = (Backlogs::default(), Instant::now());
         let looks = readies.into_iter().enumerate();
-        let look = |(second, ready)| backlogs.look(&group(), ready, start + Duration::from_secs(second as u64));
+        let look =
+            |(second, ready)| backlogs.look(&group(), ready, start + Duration::from_secs(second as u64));
         looks.map(look).last().unwrap()
     }
 
@@ -102,7 +103,8 @@ mod tests {
 
     #[test]
     fn the_rate_is_that_of_the_window() {
-        let stood_then_drains = (0..60).map(|_| Some(1000)).chain((0..=15).map(|second| Some(1000 - second * 20)));
+        let stood_then_drains =
+            (0..60).map(|_| Some(1000)).chain((0..=15).map(|second| Some(1000 - second * 20)));
         assert_eq!(last(stood_then_drains).per_second, Some(20.0));
     }
 

@@ -43,7 +43,9 @@ pub struct InvalidTraceparent;
 
 impl fmt::Display for InvalidTraceparent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a traceparent: version, trace id, span id and flags in lower-case hex, joined by '-'")
+        f.write_str(
+            "not a traceparent: version, trace id, span id and flags in lower-case hex, joined by '-'",
+        )
     }
 }
 

@@ -18,7 +18,9 @@ async fn charge(Text(_order): Text, State(charged): State<Tally>) {
 
 async fn get(address: std::net::SocketAddr, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: mq\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: mq\r\nConnection: close\r\n\r\n").as_bytes())
+        .await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
     Ok(answer)
@@ -34,10 +36,8 @@ async fn main() -> Result<()> {
     let endpoint = Endpoint::new(&observer).ready("billing", move || probe.load(Ordering::Relaxed));
     let serving = endpoint.bind("127.0.0.1:0").await?; // a service takes a fixed port
     assert!(get(serving.address(), "/readyz").await?.starts_with("HTTP/1.1 503"));
-    let worker = Worker::new(&client, "billing")
-        .on(&topic, charge)
-        .layer(observer.latency())
-        .state(charged.clone());
+    let worker =
+        Worker::new(&client, "billing").on(&topic, charge).layer(observer.latency()).state(charged.clone());
     let report = worker.run_until(async {
         working.store(true, Ordering::Relaxed); // all topics are subscribed to
         for number in 0..5 {

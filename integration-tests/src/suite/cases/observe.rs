@@ -84,7 +84,10 @@ pub(crate) async fn sends(context: Context) -> Result<Verdict> {
     for (topic, expected) in [(&one, at_one), (&other, at_other)] {
         let confirmed = published(&seen, topic, "confirmed");
         ensure!(confirmed == Some(expected), "{topic}: {confirmed:?}, not {expected}");
-        ensure!(published(&seen, topic, "rejected") == Some(0.0) && published(&seen, topic, "unknown") == Some(0.0));
+        ensure!(
+            published(&seen, topic, "rejected") == Some(0.0)
+                && published(&seen, topic, "unknown") == Some(0.0)
+        );
     }
     ensure!(seen.number("mq_sends_in_flight", &[]) == Some(0.0), "a send is under way for ever");
     Ok(Verdict::Pass)
@@ -345,7 +348,10 @@ pub(crate) async fn cuts(context: Context) -> Result<Verdict> {
             observer.sample().await;
             ensure!(observer.broker_answers() == Some(false), "a broker that is away answers");
             let seen = observer.snapshot();
-            ensure!(seen.number("mq_broker_up", &[]) == Some(0.0) && sum(&seen, "mq_connections_lost_total") > 0.0);
+            ensure!(
+                seen.number("mq_broker_up", &[]) == Some(0.0)
+                    && sum(&seen, "mq_connections_lost_total") > 0.0
+            );
             Ok(())
         })
         .await?;

@@ -17,7 +17,10 @@ use crate::suite::manifest::Verdict;
 type Seen = Arc<Mutex<BTreeMap<String, u32>>>;
 
 /// Runs a worker until `done`, and hands its report on.
-pub(super) async fn run(worker: Worker, done: impl AsyncFnOnce() -> Result<()>) -> Result<mq::worker::Report> {
+pub(super) async fn run(
+    worker: Worker,
+    done: impl AsyncFnOnce() -> Result<()>,
+) -> Result<mq::worker::Report> {
     let (stop, stopped) = oneshot::channel::<()>();
     let (opened, until_open) = oneshot::channel();
     let until = async move {
