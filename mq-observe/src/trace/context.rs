@@ -109,20 +109,22 @@ impl FromStr for TraceContext {
     /// Reads version 00, and of later versions the parts that 00 has.
     fn from_str(header: &str) -> Result<Self, InvalidTraceparent> {
         let mut parts = header.split('-');
-        let mut hex = |length: usize| {
-            let part = parts.next().filter(|part| part.len() == length)?;
-            part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')).then_some(part)
-        };
         let read = (|| {
-            let version = u8::from_str_radix(hex(2)?, 16).ok()?;
-            let trace_id = u128::from_str_radix(hex(32)?, 16).ok()?;
-            let span_id = u64::from_str_radix(hex(16)?, 16).ok()?;
-            let flags = u8::from_str_radix(hex(2)?, 16).ok()?;
+            let version = u8::from_str_radix(hex(parts.next()?, 2)?, 16).ok()?;
+            let trace_id = u128::from_str_radix(hex(parts.next()?, 32)?, 16).ok()?;
+            let span_id = u64::from_str_radix(hex(parts.next()?, 16)?, 16).ok()?;
+            let flags = u8::from_str_radix(hex(parts.next()?, 2)?, 16).ok()?;
             let known = version == 0 && parts.next().is_none() || (1..0xff).contains(&version);
             known.then(|| Self::new(trace_id, span_id, flags))?
         })();
         read.ok_or(InvalidTraceparent)
     }
+}
+
+/// Returns what is so many lower-case hex digits.
+fn hex(part: &str, digits: usize) -> Option<&str> {
+    let fits = part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (part.len() == digits && fits).then_some(part)
 }
 
 #[cfg(test)]

@@ -241,7 +241,12 @@ pub(crate) async fn latencies(context: Context) -> Result<Verdict> {
     let publisher = context.publisher(&topic).await?;
     run(worker, async || {
         send(&publisher, "m", 90).await?;
-        context.until_empty(&topic, "g").await
+        let handled = context.until(|| async {
+            let acked = context.client.counts().acked;
+            ensure!(acked == 90, "{acked} of 90 were acked");
+            Ok(())
+        });
+        handled.await
     })
     .await?;
     let seen = observer.snapshot();

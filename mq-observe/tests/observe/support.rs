@@ -6,16 +6,16 @@ use mq_memory::{Broker, MemoryConfig};
 use mq_worker::{Report, Worker};
 use tokio::sync::oneshot;
 
-pub fn client() -> Client {
+pub(crate) fn client() -> Client {
     Client::new(Broker::new().backend(MemoryConfig::default(), Context::default()), ClientOptions::default())
 }
 
-pub async fn publisher(client: &Client, topic: &str) -> Publisher {
+pub(crate) async fn publisher(client: &Client, topic: &str) -> Publisher {
     client.publisher(topic).await.unwrap()
 }
 
 /// Runs a worker until `done`, which begins once all topics are subscribed to.
-pub async fn run(worker: Worker, done: impl Future<Output = ()>) -> Report {
+pub(crate) async fn run(worker: Worker, done: impl Future<Output = ()>) -> Report {
     let (stop, stopped) = oneshot::channel::<()>();
     let (opened, open) = oneshot::channel::<()>();
     let until = async move {
@@ -30,8 +30,7 @@ pub async fn run(worker: Worker, done: impl Future<Output = ()>) -> Report {
 }
 
 /// Waits until something holds, for ten seconds.
-#[allow(dead_code, reason = "not every test waits")]
-pub async fn until(holds: impl Fn() -> bool) {
+pub(crate) async fn until(holds: impl Fn() -> bool) {
     let waiting = async {
         while !holds() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;

@@ -1,7 +1,4 @@
 //! Spans as OpenTelemetry exports them.
-#![cfg(feature = "otel")]
-
-mod common;
 
 use mq_core::Message;
 use mq_observe::{Trace, TraceContext};
@@ -10,7 +7,7 @@ use opentelemetry::trace::{SpanKind, TracerProvider as _};
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider};
 use tracing_subscriber::layer::SubscriberExt as _;
 
-use common::{client, publisher, run, until};
+use crate::support::{client, publisher, run, until};
 
 async fn pack(Text(order): Text) -> Publish {
     Publish::new("parcels", Message::new(order.into_bytes()))

@@ -1,7 +1,5 @@
 //! Spans, as a log of JSON lines shows them.
 
-mod common;
-
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +10,7 @@ use mq_worker::{Attempt, Extension, Failure, Publish, Text, Worker};
 use serde_json::Value;
 use tracing_subscriber::fmt::format::FmtSpan;
 
-use common::{client, publisher, run, until};
+use crate::support::{client, publisher, run, until};
 
 /// Keeps what is logged.
 #[derive(Clone, Default)]

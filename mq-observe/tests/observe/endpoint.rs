@@ -1,7 +1,5 @@
 //! The HTTP endpoint, asked as Prometheus and an orchestrator ask it.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +10,7 @@ use mq_observe::{Endpoint, Observer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use common::{client, publisher};
+use crate::support::{client, publisher};
 
 /// Returns status, head and body.
 async fn request(address: SocketAddr, method: &str, path: &str) -> (u16, String, String) {
@@ -60,20 +58,6 @@ async fn readiness_is_what_the_probes_say() {
     assert_eq!(request(serving.address(), "GET", "/healthz").await.0, 200);
     alive.store(false, Ordering::Relaxed);
     assert_eq!(request(serving.address(), "GET", "/healthz").await.0, 503);
-}
-
-#[tokio::test]
-async fn a_client_that_is_closed_is_not_ready() {
-    let client = client();
-    let observer = Observer::builder(&client).start().unwrap();
-    let subscriber = client.subscriber("orders", "billing").open().await.unwrap();
-    observer.sample().await;
-    assert_eq!(observer.broker_answers(), Some(true));
-    drop(subscriber);
-    client.close(Duration::from_secs(1)).await.unwrap();
-    observer.sample().await;
-    let up = observer.snapshot().number("mq_broker_up", &[]);
-    assert_eq!(up, observer.broker_answers().map(|up| f64::from(u8::from(up))));
 }
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! What dashboard and alerts ask for is what a run exports.
 
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +8,7 @@ use mq_core::Message;
 use mq_observe::{ALL, Kind, Metric, Observer, Snapshot};
 use mq_worker::{Attempt, Failure, Text, Worker};
 
-use common::{client, publisher, run, until};
+use crate::support::{client, publisher, run, until};
 
 /// What no run on memory has: connections, and background operations that fail.
 const NOT_ON_MEMORY: [&str; 4] = [
