@@ -24,9 +24,11 @@ pub const LABELS: usize = 200;
 /// ```
 #[derive(Debug)]
 pub struct Table<K, V> {
-    slots: Box<[OnceLock<Box<(K, V)>>]>,
+    slots: Box<[Slot<K, V>]>,
     rest: V,
 }
+
+type Slot<K, V> = OnceLock<Box<(K, V)>>;
 
 /// Names a key of a [`Table`]; the default one is the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
