@@ -141,6 +141,53 @@ fn a_redrive_is_the_failed_groups_own(kind: BrokerKind) -> Result<()> {
     Ok(())
 }
 
+/// Out of a backlog, as `observe/BACKLOG.md` says: watch it, park the oldest, drain the rest, bring the parked back.
+fn a_backlog_is_left_behind(kind: BrokerKind) -> Result<()> {
+    let scene = Scene::new(kind, "backlog")?;
+    let (topic, group) = (&*scene.topic, &*scene.group);
+    scene.done(&["group", "create", topic, group], "")?;
+    let sent = bodies(300);
+    scene.done(&["publish", topic, "--jsonl", "-"], &lines_of(&sent))?;
+    let mut watch = scene.start(&["stats", topic, "--group", group, "--watch", "--json"])?;
+    // Two looks: the first has no rate yet.
+    let looks = watch.lines(2, PATIENCE)?;
+    ensure!(looks[0]["ready"] == 300 && looks[0]["drain_per_s"].is_null(), "{looks:?}");
+    ensure!(looks[1]["drain_per_s"] == 0.0 && looks[1]["eta_s"].is_null(), "{looks:?}");
+
+    let consume = |more: &[&str]| {
+        let all = ["consume", topic, "--group", group, "--json", "--timeout", "60s"];
+        scene.done(&[&all[..], more].concat(), "")
+    };
+    consume(&["--count", "100", "--settle", "dead-letter", "--reason", "parked"])?;
+    let parked = scene.dead_letters()?;
+    ensure!(
+        parked.len() == 100 && parked.iter().all(|letter| letter["dead_reason"] == "parked"),
+        "{parked:?}"
+    );
+    let members = ["consume", topic, "--group", group, "--json", "--concurrency", "8", "--exec", "true"];
+    let mut members = [scene.start(&members)?, scene.start(&members)?];
+    let deadline = Instant::now() + PATIENCE;
+    let mut drained = false;
+    loop {
+        let look = watch.lines(1, PATIENCE)?.remove(0);
+        drained |= look["drain_per_s"].as_f64().is_some_and(|rate| rate > 0.0);
+        if look["ready"] == 0 && look["eta_s"] == 0.0 && look["in_flight"].as_u64().unwrap_or(0) == 0 {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "it is not left behind: {look}");
+    }
+    ensure!(drained, "no look saw it drain");
+    ensure!(watch.terminate()? == Some(130), "the watch did not end cleanly");
+    for member in &mut members {
+        ensure!(member.terminate()? == Some(130), "a member did not end cleanly");
+    }
+    scene.done(&["dead", "redrive", topic, "--group", group, "--all"], "")?;
+    let back = consume(&["--count", "100"])?;
+    ensure!(ids(&back) == ids(&parked) && back.iter().all(|line| line["attempt"] == 1), "{back:?}");
+    ensure!(scene.dead_letters()?.is_empty(), "letters are left");
+    Ok(())
+}
+
 const LONGEST: u64 = 60_000;
 const LATE: i64 = 250;
 
@@ -259,4 +306,19 @@ fn a_redrive_is_the_failed_groups_own_on_rabbitmq() -> Result<()> {
 #[test]
 fn a_redrive_is_the_failed_groups_own_on_redis() -> Result<()> {
     beside_others(a_redrive_is_the_failed_groups_own, BrokerKind::Redis)
+}
+
+#[test]
+fn a_backlog_is_left_behind_on_kafka() -> Result<()> {
+    beside_others(a_backlog_is_left_behind, BrokerKind::Kafka)
+}
+
+#[test]
+fn a_backlog_is_left_behind_on_rabbitmq() -> Result<()> {
+    beside_others(a_backlog_is_left_behind, BrokerKind::RabbitMq)
+}
+
+#[test]
+fn a_backlog_is_left_behind_on_redis() -> Result<()> {
+    beside_others(a_backlog_is_left_behind, BrokerKind::Redis)
 }

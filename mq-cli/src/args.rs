@@ -1,6 +1,6 @@
 //! The command line.
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{bench, completions, consume, dead, group, peek, publish, stats, topic};
 
@@ -9,7 +9,7 @@ Exit codes: 0 done; 1 failed; 2 wrong usage; 3 stopped before --count was reache
 130 stopped by Ctrl-C or SIGTERM, after a clean close (a second one stops at once).
 
 Durations are written like 250ms, 30s, 5m or 36h, times like 2026-03-01T12:00:00Z.
-MQ_LOG=debug shows what the library does, on stderr.";
+MQ_LOG=debug shows what the library does, on stderr; with --log-format json as JSON lines.";
 
 /// One message contract on Kafka, RabbitMQ, Redis Streams and in process.
 #[derive(Debug, Parser)]
@@ -30,6 +30,18 @@ pub(crate) struct Global {
     /// Print one JSON object a line on stdout, and nothing else there
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    /// How the library's log, asked for with `MQ_LOG`, is written to stderr
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text", hide_possible_values = true)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// A line for people
+    Text,
+    /// A JSON object a line
+    Json,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::capability::Capabilities;
-use crate::counters::{Counters, Counts};
+use crate::counters::{Activity, Counters, Counts};
 use crate::driver::{self, Backend, Budget};
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -204,7 +204,23 @@ impl Client {
         self.inner.backend.context().events.subscribe()
     }
 
-    /// Returns what this client did so far.
+    /// Returns what this client did so far and has under way, by topic and group. Looks at each subscriber's
+    /// books for a moment: for who scrapes, not for each message.
+    #[must_use]
+    pub fn activity(&self) -> Activity {
+        let inner = &self.inner;
+        let subscribers: Vec<_> = inner.subscribers.lock().iter().filter_map(Weak::upgrade).collect();
+        let in_hand: Vec<_> = subscribers.iter().flat_map(|subscriber| subscriber.in_hand()).collect();
+        Activity {
+            backend: inner.backend_name(),
+            topics: inner.counters.topics(),
+            groups: inner.counters.groups(&in_hand),
+            sending: inner.outbox.get().map_or(0, |outbox| outbox.pending() as u64),
+            events: inner.backend.context().events.counts(),
+        }
+    }
+
+    /// Returns what this client did so far, of all topics and groups.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.inner.counters.read()

@@ -122,6 +122,7 @@ mod tests {
     use crate::driver::{Budget, Outgoing, Producer};
     use crate::message::Message;
     use crate::name::TopicName;
+    use crate::table::Label;
     use crate::terms::Terms;
 
     /// Answers the calls in their order, each when it is told to; notes what it was given.
@@ -151,7 +152,7 @@ mod tests {
     }
 
     async fn send(outbox: &Arc<Outbox>, id: &str) -> Result<Receipt> {
-        let permit = outbox.permit(1, 1).await?;
+        let permit = outbox.permit(Label::default(), 1, 1).await?;
         let topic = TopicName::new("t")?;
         outbox
             .send(Outgoing { topic, message: Message::with_id("", id), terms: Terms::default() }, permit)

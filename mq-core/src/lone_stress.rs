@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::message::{Message, Receipt};
 use crate::name::TopicName;
 use crate::outbox::Outbox;
+use crate::table::Label;
 use crate::terms::Terms;
 
 const TASKS: usize = 16;
@@ -41,7 +42,7 @@ impl Producer for Noting {
 struct Sent(Vec<(usize, bool)>);
 
 async fn send(outbox: &Arc<Outbox>, outgoing: Outgoing) -> Result<Receipt> {
-    let permit = outbox.permit(1, 1).await?;
+    let permit = outbox.permit(Label::default(), 1, 1).await?;
     outbox.send(outgoing, permit).await
 }
 
@@ -72,7 +73,7 @@ async fn task(outbox: Arc<Outbox>, task: usize, idle: bool) -> Result<Sent> {
                 }
             }
             1 => {
-                let permit = outbox.permit(1, 1).await?;
+                let permit = outbox.permit(Label::default(), 1, 1).await?;
                 drop(outbox.push(outgoing, permit));
                 sent.0.push((number, true));
             }
@@ -102,7 +103,8 @@ async fn stress(window: usize, idle: bool) {
     let all = futures_util::future::join_all(tasks);
     let sent = tokio::time::timeout(Duration::from_secs(120), all).await.expect("it hangs");
 
-    let whole = tokio::time::timeout(Duration::from_secs(10), outbox.permit(window, window)).await;
+    let whole =
+        tokio::time::timeout(Duration::from_secs(10), outbox.permit(Label::default(), window, window)).await;
     drop(whole.expect("the window is not whole").unwrap());
     assert_eq!(outbox.pending(), 0);
     outbox.close();

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot, watch};
@@ -13,6 +12,7 @@ use crate::driver::{Budget, Outgoing, Producer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lone::{Lone, Place};
 use crate::message::Receipt;
+use crate::table::Label;
 
 /// The most messages that single sends are joined to.
 const BATCH: usize = 512;
@@ -22,6 +22,8 @@ const CALLS: usize = 16;
 /// Permits for messages and bytes, returned when the send is answered.
 #[derive(Debug)]
 pub(crate) struct Permit {
+    /// Where the send is counted.
+    topic: Label,
     _messages: OwnedSemaphorePermit,
     _bytes: OwnedSemaphorePermit,
 }
@@ -107,8 +109,8 @@ impl Outbox {
     }
 
     /// Waits for room in the window.
-    pub(crate) async fn permit(&self, messages: usize, bytes: usize) -> Result<Permit> {
-        match self.take_room(messages, bytes) {
+    pub(crate) async fn permit(&self, topic: Label, messages: usize, bytes: usize) -> Result<Permit> {
+        match self.take_room(topic, messages, bytes) {
             Ok(permit) => return Ok(permit),
             Err(TryAcquireError::Closed) => return Err(closed()),
             // A send that its caller does not poll may have the room.
@@ -117,14 +119,15 @@ impl Outbox {
         let (messages, bytes) = self.clamp(messages, bytes);
         let permit = |semaphore: &Arc<Semaphore>, many| semaphore.clone().acquire_many_owned(many);
         Ok(Permit {
+            topic,
             _messages: permit(&self.messages, messages).await.map_err(|_| closed())?,
             _bytes: permit(&self.bytes, bytes).await.map_err(|_| closed())?,
         })
     }
 
     /// Takes room in the window if there is some.
-    pub(crate) fn try_permit(&self, messages: usize, bytes: usize) -> Result<Permit> {
-        self.take_room(messages, bytes).map_err(|error| match error {
+    pub(crate) fn try_permit(&self, topic: Label, messages: usize, bytes: usize) -> Result<Permit> {
+        self.take_room(topic, messages, bytes).map_err(|error| match error {
             TryAcquireError::Closed => closed(),
             TryAcquireError::NoPermits => Error::new(
                 ErrorKind::Full,
@@ -133,9 +136,15 @@ impl Outbox {
         })
     }
 
-    fn take_room(&self, messages: usize, bytes: usize) -> std::result::Result<Permit, TryAcquireError> {
+    fn take_room(
+        &self,
+        topic: Label,
+        messages: usize,
+        bytes: usize,
+    ) -> std::result::Result<Permit, TryAcquireError> {
         let (messages, bytes) = self.clamp(messages, bytes);
         Ok(Permit {
+            topic,
             _messages: self.messages.clone().try_acquire_many_owned(messages)?,
             _bytes: self.bytes.clone().try_acquire_many_owned(bytes)?,
         })
@@ -244,27 +253,67 @@ impl Outbox {
     }
 
     /// Ends a call in the books.
-    fn answered(&self, verdicts: &[Result<Receipt>]) {
-        let (mut sent, mut unknown) = (0, 0);
-        for verdict in verdicts {
-            match verdict {
-                Ok(_) => sent += 1,
-                Err(error) => unknown += u64::from(error.is_unknown_outcome()),
-            }
-        }
-        self.ended(sent, unknown, verdicts.len() as u64 - sent - unknown);
-    }
-
-    fn ended(&self, sent: u64, unknown: u64, rejected: u64) {
+    fn ended(&self) {
         let mut queue = self.queue.lock();
         queue.calls -= 1;
         if queue.closed {
             self.nudge();
         }
-        drop(queue);
-        self.counters.sent.fetch_add(sent, Ordering::Relaxed);
-        self.counters.unknown.fetch_add(unknown, Ordering::Relaxed);
-        self.counters.rejected.fetch_add(rejected, Ordering::Relaxed);
+    }
+
+    /// Counts verdicts, each with its topic: once for each run of the same topic.
+    fn count<'a>(&self, mut verdicts: impl Iterator<Item = (Label, &'a Result<Receipt>)>) {
+        let Some((mut topic, first)) = verdicts.next() else { return };
+        let mut tally = Tally::default();
+        tally.add(first);
+        for (next, verdict) in verdicts {
+            if next != topic {
+                std::mem::take(&mut tally).tell(&self.counters, topic);
+                topic = next;
+            }
+            tally.add(verdict);
+        }
+        tally.tell(&self.counters, topic);
+    }
+
+    /// Counts a transaction.
+    fn count_atomic(&self, topics: &[(Label, u64)], verdict: &Result<Vec<Receipt>>) {
+        for &(topic, many) in topics {
+            let (sent, unknown, rejected) = match verdict {
+                Ok(_) => (many, 0, 0),
+                Err(error) if error.is_unknown_outcome() => (0, many, 0),
+                Err(_) => (0, 0, many),
+            };
+            self.counters.add_sent(topic, sent, unknown, rejected);
+        }
+    }
+
+    /// Returns where the messages of a transaction are counted, each run of a topic once.
+    fn runs(&self, batch: &[Outgoing]) -> Vec<(Label, u64)> {
+        let runs = batch.chunk_by(|one, next| one.topic == next.topic);
+        runs.map(|run| (self.counters.topic(&run[0].topic), run.len() as u64)).collect()
+    }
+}
+
+/// Verdicts on sends to one topic.
+#[derive(Default)]
+struct Tally {
+    sent: u64,
+    unknown: u64,
+    rejected: u64,
+}
+
+impl Tally {
+    fn add(&mut self, verdict: &Result<Receipt>) {
+        match verdict {
+            Ok(_) => self.sent += 1,
+            Err(error) if error.is_unknown_outcome() => self.unknown += 1,
+            Err(_) => self.rejected += 1,
+        }
+    }
+
+    fn tell(self, counters: &Counters, topic: Label) {
+        counters.add_sent(topic, self.sent, self.unknown, self.rejected);
     }
 }
 
@@ -287,7 +336,8 @@ async fn send(outbox: Arc<Outbox>, work: Work) {
     match work {
         Work::Singles(batch, callers) => {
             let verdicts = outbox.producer.send(batch).await;
-            outbox.answered(&verdicts);
+            outbox.ended();
+            outbox.count(callers.iter().map(|(_, permit)| permit.topic).zip(&verdicts));
             for ((caller, permit), verdict) in callers.into_iter().zip(verdicts) {
                 // Who reads the answer finds room for the next.
                 drop(permit);
@@ -296,7 +346,8 @@ async fn send(outbox: Arc<Outbox>, work: Work) {
         }
         Work::Many(batch, caller, permit) => {
             let mut verdicts = outbox.producer.send(batch).await;
-            outbox.answered(&verdicts);
+            outbox.ended();
+            outbox.count(verdicts.iter().map(|verdict| (permit.topic, verdict)));
             if verdicts.iter().any(Result::is_err) {
                 verdicts = verdicts.into_iter().map(context).collect();
             }
@@ -304,13 +355,10 @@ async fn send(outbox: Arc<Outbox>, work: Work) {
             drop(caller.send(verdicts));
         }
         Work::Atomic(batch, caller, permit) => {
-            let many = batch.len() as u64;
+            let topics = outbox.runs(&batch);
             let verdict = outbox.producer.send_atomic(batch).await;
-            match &verdict {
-                Ok(_) => outbox.ended(many, 0, 0),
-                Err(error) if error.is_unknown_outcome() => outbox.ended(0, many, 0),
-                Err(_) => outbox.ended(0, 0, many),
-            }
+            outbox.ended();
+            outbox.count_atomic(&topics, &verdict);
             drop(permit);
             drop(caller.send(verdict));
         }

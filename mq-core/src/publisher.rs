@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::message::{Message, Receipt};
 use crate::name::TopicName;
 use crate::outbox::{Outbox, unsent};
+use crate::table::Label;
 use crate::terms::{Durability, SendRetry, Terms};
 use crate::topology::{Policy, TopicSpec};
 
@@ -78,7 +79,15 @@ impl PublisherBuilder {
         self.terms.check(self.client.capabilities())?;
         self.client.admin_with(self.policy).ensure_topic(&topic, &self.spec).await?;
         let outbox = self.client.outbox().await?;
-        Ok(Publisher { inner: self.client.inner, outbox, topic, terms: self.terms, retry: self.retry })
+        let counted = self.client.inner.counters.topic(&topic);
+        Ok(Publisher {
+            inner: self.client.inner,
+            outbox,
+            topic,
+            counted,
+            terms: self.terms,
+            retry: self.retry,
+        })
     }
 }
 
@@ -98,6 +107,7 @@ pub struct Publisher {
     inner: Arc<Inner>,
     outbox: Arc<Outbox>,
     topic: TopicName,
+    counted: Label,
     terms: Terms,
     retry: Option<SendRetry>,
 }
@@ -139,7 +149,7 @@ impl Publisher {
     }
 
     async fn send_once(&self, outgoing: Outgoing) -> Result<Receipt> {
-        let permit = self.outbox.permit(1, outgoing.message.size()).await?;
+        let permit = self.outbox.permit(self.counted, 1, outgoing.message.size()).await?;
         self.outbox.send(outgoing, permit).await
     }
 
@@ -152,7 +162,7 @@ impl Publisher {
     /// Dropping this future sends nothing; dropping the [`Sending`] loses only the answer.
     pub async fn enqueue(&self, message: Message) -> Result<Sending> {
         let outgoing = self.check(message)?;
-        let permit = self.outbox.permit(1, outgoing.message.size()).await?;
+        let permit = self.outbox.permit(self.counted, 1, outgoing.message.size()).await?;
         Ok(Sending(self.outbox.push(outgoing, permit)))
     }
 
@@ -162,7 +172,7 @@ impl Publisher {
     /// [`ErrorKind::Full`] if the window is full.
     pub fn try_enqueue(&self, message: Message) -> Result<Sending> {
         let outgoing = self.check(message)?;
-        let permit = self.outbox.try_permit(1, outgoing.message.size())?;
+        let permit = self.outbox.try_permit(self.counted, 1, outgoing.message.size())?;
         Ok(Sending(self.outbox.push(outgoing, permit)))
     }
 
@@ -220,7 +230,7 @@ impl Publisher {
         if many == 0 {
             return Vec::new();
         }
-        let answer = match self.outbox.permit(many, bytes).await {
+        let answer = match self.outbox.permit(self.counted, many, bytes).await {
             Ok(permit) => self.outbox.push_many(outgoing, permit).await.map_err(|_| unsent()),
             Err(error) => Err(error),
         };

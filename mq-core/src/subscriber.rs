@@ -19,6 +19,7 @@ use crate::delivery::Delivery;
 use crate::driver::{Budget, ConsumerOptions, Spent, Subscription};
 use crate::error::{Error, ErrorKind, Result};
 use crate::name::{GroupName, TopicName};
+use crate::table::Label;
 use crate::topology::{GroupSettings, ORDERED_PARTITIONS, Policy, Start, TopicSpec};
 use crate::whole::whole;
 
@@ -167,12 +168,16 @@ impl SubscriberBuilder {
         let consumer = self.client.inner.backend.consumer(options).await;
         let consumer = consumer
             .map_err(|error| error.during(backend, "subscribe").on_topic(&topics[0]).in_group(&group))?;
+        let counters = &self.client.inner.counters;
+        let ephemeral = self.settings.ephemeral;
+        let counted = topics.iter().map(|topic| counters.group(topic, &group, ephemeral)).collect();
         let shared = Arc::new(Shared {
             state: Mutex::new(State::new(vec![self.settings; topics.len()], self.prefetch, self.ack_mode)),
             consumer,
             spent,
             context: self.client.inner.backend.context().clone(),
-            counters: self.client.inner.counters.clone(),
+            counters: counters.clone(),
+            counted,
             backend,
             ready: Notify::new(),
             room: Notify::new(),
@@ -209,6 +214,11 @@ impl Handle {
     pub(crate) async fn close(&self, deadline: Duration) -> Result<CloseReport> {
         let shared = self.shared.clone();
         whole(async move { close(&shared, deadline).await }).await
+    }
+
+    /// Returns how many deliveries of each subscription are in hand or settling.
+    pub(crate) fn in_hand(&self) -> Vec<(Label, u64)> {
+        self.shared.counted.iter().copied().zip(self.shared.state.lock().in_hand_by_subscription()).collect()
     }
 }
 

@@ -69,7 +69,8 @@ impl Transaction {
             return Ok(Vec::new());
         }
         let outbox = self.client.outbox().await?;
-        let permit = outbox.permit(self.batch.len(), self.bytes).await?;
+        let first = inner.counters.topic(&self.batch[0].topic);
+        let permit = outbox.permit(first, self.batch.len(), self.bytes).await?;
         let answer = outbox.push_atomic(self.batch, permit).await;
         answer.unwrap_or_else(|_| Err(unsent())).map_err(context)
     }

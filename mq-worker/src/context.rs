@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use mq_core::{Delivery, GroupName, Message, TopicName};
 use tokio::time::Instant;
@@ -20,6 +21,8 @@ pub struct Context<'a> {
     pub extensions: Extensions,
     /// What a layer put in the place of the message.
     replaced: Option<Message>,
+    /// Headers for what the handler returns.
+    stamps: Vec<(ByteString, Bytes)>,
     delivery: &'a Delivery,
     route: &'a Route,
     control: &'a Control,
@@ -33,7 +36,15 @@ impl<'a> Context<'a> {
         control: &'a Control,
         shared: &'a Shared,
     ) -> Self {
-        Self { extensions: Extensions::default(), replaced: None, delivery, route, control, shared }
+        Self {
+            extensions: Extensions::default(),
+            replaced: None,
+            stamps: Vec::new(),
+            delivery,
+            route,
+            control,
+            shared,
+        }
     }
 
     /// Returns the message, as the layers outside made it.
@@ -46,6 +57,14 @@ impl<'a> Context<'a> {
     /// dead letter or is tried again is the message as it was delivered.
     pub fn replace(&mut self, message: Message) {
         self.replaced = Some(message);
+    }
+
+    /// Puts a header on every message that the handler returns, unless the handler gave it one of that name.
+    /// The last value of a name counts.
+    pub fn stamp(&mut self, name: impl Into<ByteString>, value: impl Into<Bytes>) {
+        let name = name.into();
+        self.stamps.retain(|(known, _)| *known != name);
+        self.stamps.push((name, value.into()));
     }
 
     /// Returns the delivery; the worker settles it.
@@ -103,9 +122,16 @@ impl<'a> Context<'a> {
     }
 
     /// Publishes what a handler returned: `Ok` when all is confirmed.
-    pub(crate) async fn publish(&self, messages: Vec<Publish>) -> Result<(), Failure> {
+    pub(crate) async fn publish(&self, mut messages: Vec<Publish>) -> Result<(), Failure> {
         if messages.is_empty() {
             return Ok(());
+        }
+        for Publish { message, .. } in &mut messages {
+            for (name, value) in &self.stamps {
+                if message.headers.get(name).is_none() {
+                    message.headers.push(name.clone(), value.clone());
+                }
+            }
         }
         // Whoever has the message now publishes instead.
         self.delivery.extend()?;

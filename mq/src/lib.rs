@@ -36,6 +36,7 @@
 //!
 //! The feature `codec` (default) is [`mq::codec`](codec): formats chosen by the content type, and versions of messages. JSON is
 //! always there; `protobuf`, `msgpack`, `avro`, `schema-registry` and `compression` add what they say.
+//! and draining around them. The feature `observe` is [`mq::observe`](observe): metrics, traces and health.
 
 mod connect;
 #[cfg(all(feature = "memory", feature = "worker"))]
@@ -68,3 +69,7 @@ pub use mq_worker as worker;
 /// Formats, compression and versions of messages.
 #[cfg(feature = "codec")]
 pub use mq_codec as codec;
+
+/// Metrics, traces and health.
+#[cfg(feature = "observe")]
+pub use mq_observe as observe;

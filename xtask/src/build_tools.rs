@@ -33,6 +33,15 @@ pub(crate) fn ensure() -> Result<()> {
 
 /// Installs Debian packages, or says that they are to be installed.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    install_with(&[], packages)
+}
+
+/// As [`install`], without what the packages only recommend.
+pub(crate) fn install_bare(packages: &[&str]) -> Result<()> {
+    install_with(&["--no-install-recommends"], packages)
+}
+
+fn install_with(options: &[&str], packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
@@ -43,6 +52,7 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     eprintln!("installing {names}");
     apt_get(&["update", "-qq"])?;
     let mut args = vec!["install", "-y", "-qq"];
+    args.extend(options);
     args.extend(packages);
     apt_get(&args).with_context(|| format!("installing {names}"))
 }

@@ -5,6 +5,7 @@ mod build_tools;
 mod engine;
 mod images;
 mod mutants;
+mod observe;
 mod process;
 mod run;
 mod steps;
@@ -46,6 +47,8 @@ enum Task {
     Conformance(PassedOn),
     /// Plant defects one at a time and show that the tests named with each notice it
     Mutants(mutants::Options),
+    /// Prometheus beside the order-processing example: curves and alerts to look at
+    Observe(observe::Options),
     /// The benchmarks against the fixed brokers; arguments go to them
     Bench(PassedOn),
     /// Remove containers that dead tests left
@@ -95,6 +98,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Test(options) => test::test(&options),
         Task::Conformance(passed) => conformance(passed.args),
         Task::Mutants(options) => mutants::mutants(&options),
+        Task::Observe(options) => observe::observe(&options).map(|()| ExitCode::SUCCESS),
         Task::Bench(passed) => bench(passed.args),
         Task::Sweep { all } => {
             let what = if all { Sweep::All } else { Sweep::Dead };

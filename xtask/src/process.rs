@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +14,8 @@ use anyhow::{Context, Result, bail};
 
 /// The process group of the child that runs now.
 static CURRENT: Mutex<Option<u32>> = Mutex::new(None);
+/// The process groups of children beside it.
+static BESIDE: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 static STOPPING: AtomicBool = AtomicBool::new(false);
 const END_LIMIT: Duration = Duration::from_secs(5);
 
@@ -157,9 +159,16 @@ pub(crate) fn is_root() -> bool {
 /// is started or waited for after this.
 pub(crate) fn end_current() {
     STOPPING.store(true, Ordering::SeqCst);
+    for group in BESIDE.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        signal_group("-TERM", *group);
+    }
     let Some(group) = *CURRENT.lock().unwrap_or_else(PoisonError::into_inner) else {
         return;
     };
+    end_group(group);
+}
+
+fn end_group(group: u32) {
     let deadline = Instant::now() + END_LIMIT;
     let mut exists = signal_group("-TERM", group);
     while exists && Instant::now() < deadline {
@@ -168,6 +177,38 @@ pub(crate) fn end_current() {
     }
     if exists {
         signal_group("-KILL", group);
+    }
+}
+
+/// A child that runs beside what is waited for; ended, with all its descendants, when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Background(Child);
+
+impl Background {
+    /// Starts a command; its output goes where the command says.
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let shown = show(command);
+        park_if_stopping();
+        command.stdin(Stdio::null()).process_group(0);
+        let child = command.spawn().with_context(|| format!("starting `{shown}`"))?;
+        BESIDE.lock().unwrap_or_else(PoisonError::into_inner).push(child.id());
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let group = self.0.id();
+        // A group of which only the unreaped child is left still exists.
+        signal_group("-TERM", group);
+        let deadline = Instant::now() + END_LIMIT;
+        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        signal_group("-KILL", group);
+        // It has ended, or was killed.
+        let _ = self.0.wait();
+        BESIDE.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != group);
     }
 }
 

@@ -1,13 +1,13 @@
 //! Every check, in order of how soon it can fail.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
 use crate::run::Run;
 use crate::steps::{Report, Step};
-use crate::{build_tools, engine, images, process};
+use crate::{build_tools, engine, images, observe, process};
 
 const ALL: [&str; 2] = ["--workspace", "--all-features"];
 
@@ -36,6 +36,9 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
     for step in without_brokers(options)? {
         report.run(step, plain);
     }
+    if options.filter.is_empty() && !options.quick {
+        rules(&mut report);
+    }
     if !options.quick {
         with_brokers(options, &mut report)?;
     }
@@ -56,6 +59,22 @@ fn without_brokers(options: &Options) -> Result<Vec<Step>> {
     steps.push(tests("unit tests", &["--lib", "--bins", "--examples"], options));
     steps.push(tests("doc tests", &["--doc"], options));
     Ok(steps)
+}
+
+/// What operators load, checked by Prometheus' own tool; without it the check fails and says what to install.
+fn rules(report: &mut Report) {
+    let name = "alert rules".to_owned();
+    match observe::rules() {
+        Ok(commands) => {
+            for command in commands {
+                report.run(Step { name: name.clone(), command }, |_| Ok(()));
+            }
+        }
+        Err(error) => {
+            let promtool = Step { name, command: Command::new("promtool") };
+            report.run(promtool, |_| Err(error));
+        }
+    }
 }
 
 fn with_brokers(options: &Options, report: &mut Report) -> Result<()> {

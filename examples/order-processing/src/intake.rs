@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::journal::Journal;
 use crate::order::{Event, Order};
+use crate::pace;
 use crate::shop::Shop;
 
 /// Orders between two lines of the journal.
@@ -47,9 +48,11 @@ impl Intake {
     /// Sends what is not confirmed.
     pub(crate) async fn run(mut self, orders: &[Order]) -> Result<()> {
         let start = self.confirmed.load(Ordering::Relaxed);
-        for (index, chunk) in orders[start.min(orders.len())..].chunks(CHUNK).enumerate() {
+        let (size, mut pace) = pace::of(self.shop.rate, CHUNK);
+        for (index, chunk) in orders[start.min(orders.len())..].chunks(size).enumerate() {
+            pace.wait().await;
             // The chunk on which the run was interrupted may have been sent, in part or whole.
-            let again = self.shop.resumed && index == 0;
+            let again = self.shop.resumed && index * size < CHUNK;
             for round in rounds(chunk) {
                 let messages: mq::Result<Vec<Message>> =
                     round.into_iter().map(|order| order.message(Event::Placed, again)).collect();
@@ -58,7 +61,7 @@ impl Intake {
                     verdict.context("the intake failed")?;
                 }
             }
-            let confirmed = start + index * CHUNK + chunk.len();
+            let confirmed = start + index * size + chunk.len();
             self.journal.append(&[Confirmed { confirmed }]).await?;
             self.confirmed.store(confirmed, Ordering::Relaxed);
             self.shop.changed.notify_one();

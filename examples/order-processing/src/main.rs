@@ -18,7 +18,9 @@ mod judge;
 mod kill;
 mod ledger;
 mod meter;
+mod metrics;
 mod order;
+mod pace;
 mod progress;
 mod report;
 mod services;
@@ -40,6 +42,7 @@ use tokio::try_join;
 use crate::data::Data;
 use crate::intake::Intake;
 use crate::ledger::Books;
+use crate::metrics::Metrics;
 use crate::order::Order;
 use crate::progress::Progress;
 use crate::report::Report;
@@ -78,6 +81,12 @@ struct Args {
     /// Gives up if nothing moves for so many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     patience: u64,
+    /// Serves /metrics, /healthz and /readyz at this address, such as 127.0.0.1:9464.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<String>,
+    /// Sends so many orders a second. Default: as fast as the broker confirms them.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
     /// Prints one JSON object instead of tables.
     #[arg(long)]
     json: bool,
@@ -101,8 +110,9 @@ async fn start(args: Args) -> Result<u8> {
     }
     let named = args.run.is_some();
     let (stop, stopped) = watch::channel(false);
-    let place = Place { url: args.url, run: args.run, state: args.state };
-    let shop = Shop::open(place, data.orders.len(), ledger::fingerprint(&data.orders), stopped).await?;
+    let place = Place { url: args.url, run: args.run, state: args.state, rate: args.rate };
+    let mut shop = Shop::open(place, data.orders.len(), ledger::fingerprint(&data.orders), stopped).await?;
+    shop.metrics = args.metrics.map(|address| Metrics::start(&shop.client, address)).transpose()?;
     eprintln!("run {} on {}", shop.run, shop.client.capabilities().backend);
     let again = || format!("run {0} stopped; unless it was on memory, continue it with --run {0}", shop.run);
     let patience = Duration::from_secs(args.patience);
@@ -170,6 +180,10 @@ async fn run(
     let payment = at_work(payment, &mut health);
     let notification = at_work(notification, &mut health);
     let analytics = at_work(analytics, &mut health);
+    let serving = match &shop.metrics {
+        Some(metrics) => Some(metrics.serve(&health).await?),
+        None => None,
+    };
     let (inventory, payment, notification, analytics, (), ended) = try_join!(
         inventory,
         payment,
@@ -178,6 +192,9 @@ async fn run(
         send(shop, intake, &data.orders, health),
         watch(&mut supervisor, data.orders.len(), stop),
     )?;
+    if let Some(serving) = serving {
+        serving.close().await;
+    }
     let books = Books { inventory, payment, notification, analytics, dead: supervisor.dead };
     books.check()?;
     let report = Report::new(shop, data, &books, &meters, started.elapsed().as_secs_f64());
@@ -187,17 +204,18 @@ async fn run(
 /// Runs a service as a task of its own and returns what it knows at the end.
 fn at_work<S: Service>(
     stage: Arc<Stage<S>>,
-    health: &mut Vec<Health>,
+    health: &mut Vec<(&'static str, Health)>,
 ) -> impl Future<Output = Result<S>> + use<S> {
     let (worker, its_health) = stage.worker();
-    health.push(its_health);
+    health.push((S::NAME, its_health));
     let running = tokio::spawn(stage.run(worker));
     async move { running.await.with_context(|| format!("the service {} panicked", S::NAME))? }
 }
 
 /// Sends once every group is there: each gets every message.
-async fn send(shop: &Shop, intake: Intake, orders: &[Order], health: Vec<Health>) -> Result<()> {
+async fn send(shop: &Shop, intake: Intake, orders: &[Order], health: Vec<(&str, Health)>) -> Result<()> {
     let orders: Arc<[Order]> = orders.into();
+    let health: Vec<Health> = health.into_iter().map(|(_, health)| health).collect();
     let sending = async move {
         for service in health {
             service.reached(mq::worker::Stage::Running).await;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::journal::{Durability, Journal};
 use crate::kill::{KillAt, Trap};
+use crate::metrics::Metrics;
 use crate::order::Event;
 
 /// What everything in a run shares.
@@ -27,6 +28,10 @@ pub(crate) struct Shop {
     /// Whether the broker ends with this process.
     pub(crate) in_process: bool,
     pub(crate) kill_at: Option<KillAt>,
+    /// Orders a second, if it is not to be as many as can be.
+    pub(crate) rate: Option<u32>,
+    /// Who watches the run, if somebody asked.
+    pub(crate) metrics: Option<Metrics>,
     /// Something was done.
     pub(crate) changed: Arc<Notify>,
     /// Turns true when everybody is to go home.
@@ -40,6 +45,7 @@ pub(crate) struct Place {
     pub(crate) url: String,
     pub(crate) run: Option<String>,
     pub(crate) state: Option<PathBuf>,
+    pub(crate) rate: Option<u32>,
 }
 
 /// How long a broker may be gone: what it did not confirm is sent again so long.
@@ -83,8 +89,20 @@ impl Shop {
         }
         // A broker in this process ends with it; nothing can be continued after the machine failed.
         let durability = if in_process { Durability::Process } else { Durability::Machine };
-        let changed = Arc::default();
-        Ok(Self { client, run, state, resumed, in_process, kill_at, changed, stop, durability })
+        let (rate, changed) = (place.rate, Arc::default());
+        Ok(Self {
+            client,
+            run,
+            state,
+            resumed,
+            in_process,
+            kill_at,
+            rate,
+            metrics: None,
+            changed,
+            stop,
+            durability,
+        })
     }
 
     /// Makes a publisher of an event.

@@ -159,6 +159,9 @@ impl<S: Service> Stage<S> {
             .layer(sent)
             .retry(Backoff::default().attempts(S::MAX_ATTEMPTS))
             .drain(CLOSE);
+        if let Some(metrics) = &self.shop.metrics {
+            worker = metrics.watch(worker);
+        }
         for event in S::READS {
             let route = batch(work::<S>).size(BATCH).within(WITHIN).route();
             let route = route.spec(shop::topic_spec()).prefetch(PREFETCH);

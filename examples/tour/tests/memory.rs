@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 
 /// Each program by its file, and where cargo built it; the first service waits for a signal and is not run.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 16] = [
     ("handlers", env!("CARGO_BIN_EXE_handlers")),
     ("dispatch", env!("CARGO_BIN_EXE_dispatch")),
     ("order", env!("CARGO_BIN_EXE_order")),
@@ -21,6 +21,8 @@ const PROGRAMS: [(&str, &str); 14] = [
     ("codecs", env!("CARGO_BIN_EXE_codecs")),
     ("compression", env!("CARGO_BIN_EXE_compression")),
     ("draining", env!("CARGO_BIN_EXE_draining")),
+    ("metrics", env!("CARGO_BIN_EXE_metrics")),
+    ("tracing", env!("CARGO_BIN_EXE_tracing")),
 ];
 
 #[test]

@@ -4,8 +4,8 @@ use anyhow::Result;
 use futures_util::future::BoxFuture;
 
 use super::cases::{
-    attempts, cancel, codec, dead, delay, faults, flow, groups, inspect, lease, lifecycle, once, operator,
-    order, publish, settle, terms, transactions, worker,
+    attempts, cancel, codec, dead, delay, faults, flow, groups, inspect, lease, lifecycle, observe, once,
+    operator, order, publish, settle, terms, transactions, worker,
 };
 use super::context::Context;
 use super::{fault_history, history};
@@ -236,6 +236,16 @@ pub fn manifest() -> Vec<Case> {
         Uses 8 "codec.bomb" codec::bomb: "decompression bombs and false encodings are dead letters, and the next message proceeds";
         Uses 10 "codec.limits" codec::limits: "size, depth and decompressed size are taken at their limits and refused one over";
 
+        Uses 1 "observe.sends" observe::sends: "of 210 sends to two topics, and a transaction to both, each is counted once on its topic";
+        Uses 2 "observe.settlements" observe::settlements: "after 100 messages acked, retried, deferred and dead-lettered each outcome's count is exact, and nothing is in hand";
+        Uses 3 "observe.last_attempts" observe::last_attempts: "a retry of the last attempt is counted as a dead letter";
+        Uses 4 "observe.leases" observe::leases: "renewed and expired leases are counted";
+        Uses 2 "observe.many_topics" observe::many_topics: "deliveries of one subscriber to two topics are counted on theirs";
+        Uses 9 "observe.gauges" observe::gauges: "gauges of a group are what the broker counts, and absent where it counts nothing";
+        Uses 3 "observe.latencies" observe::latencies: "each message is once in the end-to-end histogram, each attempt once in its outcome's";
+        Uses 13 "observe.traceparent_survives" observe::traceparent_survives: "traceparent and tracestate arrive, and stay through retry, dead letter and redrive";
+        Uses 13 "observe.trace_goes_on" observe::trace_goes_on: "what a handler publishes is in the trace of what it handled";
+
         Uses 3 "history.settlements" history::settlements: "a seeded history of acks, retries, defers, drops, expiries and dead letters ends as in the memory model";
         Uses 6 "history.ordered" history::ordered: "the same on an ordered group, each key in order";
         Uses 3 "history.members" history::members: "the same with members that come and go";
@@ -258,6 +268,7 @@ pub fn manifest() -> Vec<Case> {
         Hurts 10 "operator.out_of_memory" operator::out_of_memory: "a broker without memory takes no more, and lets deliver and ack what it holds; with memory all goes on";
         Hurts 1 "operator.queue_full" operator::queue_full: "one of two groups' queues is full: what it refuses is never said to be stored, what is confirmed comes to both";
         Hurts 9 "operator.credentials_revoked" operator::credentials_revoked: "a user that is removed: both sides end as Unauthorized within 10 s, and no password shows";
+        Hurts 9 "observe.cuts" observe::cuts: "a broker that is away is not up and its gauges are gone; lost and restored connections are counted";
         Hurts 2 "faults.history" fault_history::row: "a seeded history of sends, settlements and faults loses nothing confirmed, and nothing unexplained happens";
     }
 }

@@ -25,7 +25,7 @@ impl Fixture {
             publisher.send(Message::new((*body).to_owned())).await.unwrap();
         }
         let (request, stop) = Stop::manual();
-        let global = crate::args::Global { url: None, json: true };
+        let global = crate::args::Global { url: None, json: true, log_format: crate::args::LogFormat::Text };
         Self { client, session: Session::new(global, stop), stop: request }
     }
 

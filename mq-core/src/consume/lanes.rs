@@ -1,4 +1,4 @@
-//! Lanes that go, and suspects that run alone: the rarer half of [`State`].
+//! Lanes that go, suspects that run alone, and counts: the rarer half of [`State`].
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -67,6 +67,15 @@ impl State {
         let hands = &self.hands;
         self.revoking
             .retain(|revocation| hands.iter().any(|(_, hand)| hand.incoming.token.lane == revocation.lane));
+    }
+
+    /// Returns how many of each subscription are in hand or settling.
+    pub(crate) fn in_hand_by_subscription(&self) -> Vec<u64> {
+        let mut counts = vec![0; self.settings.len()];
+        for (_, hand) in &self.hands {
+            counts[hand.incoming.subscription] += 1;
+        }
+        counts
     }
 
     /// Returns the suspect whose start must be recorded now: nothing is in hand.

@@ -1,7 +1,6 @@
 //! The state with its lock and its wake-ups: what handles and tasks share.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
@@ -13,6 +12,7 @@ use crate::clock::Timestamp;
 use crate::counters::Counters;
 use crate::driver::{Consumer, Context, Incoming, Spent};
 use crate::error::Result;
+use crate::table::Label;
 
 /// A message handed out, and its place in the books.
 pub(crate) type Taken = (Arc<Incoming>, HandKey);
@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) spent: Spent,
     pub(crate) context: Context,
     pub(crate) counters: Arc<Counters>,
+    /// Where deliveries are counted, by subscription.
+    pub(crate) counted: Box<[Label]>,
     pub(crate) backend: &'static str,
     /// Something may be handed out.
     pub(crate) ready: Notify,
@@ -50,7 +52,7 @@ impl Shared {
         } else {
             state.take(Instant::now())
         };
-        self.taken(state, usize::from(taken.is_some()))?;
+        self.taken(state, taken.as_slice())?;
         Ok(taken)
     }
 
@@ -63,7 +65,7 @@ impl Shared {
         } else {
             std::iter::from_fn(|| state.take(now)).take(max).collect()
         };
-        self.taken(state, taken.len())?;
+        self.taken(state, &taken)?;
         Ok(taken)
     }
 
@@ -76,8 +78,8 @@ impl Shared {
     }
 
     /// Wakes who may go on now; fails if nothing was taken and nothing will come.
-    fn taken(&self, state: MutexGuard<'_, State>, count: usize) -> Result<()> {
-        if count == 0 {
+    fn taken(&self, state: MutexGuard<'_, State>, taken: &[Taken]) -> Result<()> {
+        if taken.is_empty() {
             return state.ended().map_or(Ok(()), Err);
         }
         let more = state.has_ready();
@@ -87,7 +89,14 @@ impl Shared {
         } else {
             self.room.notify_one();
         }
-        self.counters.received.fetch_add(count as u64, Ordering::Relaxed);
+        match &*self.counted {
+            [only] => self.counters.add_received(*only, taken.len()),
+            many => {
+                for run in taken.chunk_by(|one, next| one.0.subscription == next.0.subscription) {
+                    self.counters.add_received(many[run[0].0.subscription], run.len());
+                }
+            }
+        }
         Ok(())
     }
 
@@ -126,7 +135,9 @@ impl Shared {
     }
 
     pub(crate) fn extend(&self, key: HandKey) -> Result<()> {
-        self.state.lock().extend(key, Instant::now())
+        let subscription = self.state.lock().extend(key, Instant::now())?;
+        self.counters.add_renewed(self.counted[subscription]);
+        Ok(())
     }
 
     /// Stops handing out; returns when nothing is in hand or settling.

@@ -16,7 +16,7 @@ use super::auto::{AckMode, Auto};
 use super::gate::KeyGate;
 use super::reply::{Answer, BatchReply, Replies, Reply};
 use crate::clock::Timestamp;
-use crate::driver::{Budget, Incoming, Outcome, Revocation, Settlement};
+use crate::driver::{Budget, Destination, Incoming, Outcome, Revocation, Settlement};
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::{self, Admission, Case};
 use crate::topology::GroupSettings;
@@ -28,6 +28,15 @@ pub(crate) enum Action {
     Retry { after: Duration, error: Option<ByteString> },
     Dead { reason: ByteString, error: Option<ByteString> },
     Defer { after: Duration },
+}
+
+/// What a delivery becomes; a retry of the last attempt is a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Acked,
+    Retried,
+    Dead,
+    Deferred,
 }
 
 /// Names a hand-out; a later hand-out in the same slot has another serial.
@@ -69,6 +78,8 @@ enum Turn {
 pub(crate) struct Pending {
     pub(crate) slot: usize,
     pub(crate) action: Action,
+    pub(crate) fate: Fate,
+    pub(crate) subscription: usize,
     pub(crate) reply: Reply,
     pub(crate) tries: u32,
 }
@@ -325,14 +336,14 @@ impl State {
         self.answer(reply, Err(error.duplicate()))
     }
 
-    /// Starts the lease anew.
-    pub(crate) fn extend(&mut self, key: HandKey, now: Instant) -> Result<()> {
+    /// Starts the lease anew; returns the delivery's subscription.
+    pub(crate) fn extend(&mut self, key: HandKey, now: Instant) -> Result<usize> {
         let phase = self.phase;
         let Some(hand) = self.in_hand(key).filter(|_| phase != Phase::Closed) else { return Err(stale()) };
         let subscription = hand.incoming.subscription;
         let deadline = now + self.settings[subscription].lease;
         self.hands[key.slot].deadline = Some(deadline);
-        Ok(())
+        Ok(subscription)
     }
 
     /// Ends the leases that ran out: another attempt, or a dead letter. Returns a moment before
@@ -374,13 +385,20 @@ impl State {
             }
             Action::Defer { after } => Outcome::Relocate(Box::new(case.defer(*after))),
         };
-        self.batch.settlements.push(Settlement { token: *token, subscription: *subscription, outcome });
-        self.batch.pending.push(Pending { slot, action, reply, tries });
+        let fate = match (&action, &outcome) {
+            (Action::Ack, _) => Fate::Acked,
+            (Action::Defer { .. }, _) => Fate::Deferred,
+            (_, Outcome::Relocate(copy)) if copy.to == Destination::Dead => Fate::Dead,
+            _ => Fate::Retried,
+        };
+        let subscription = *subscription;
+        self.batch.settlements.push(Settlement { token: *token, subscription, outcome });
+        self.batch.pending.push(Pending { slot, action, fate, subscription, reply, tries });
     }
 
     /// Tries a failed settlement again.
     pub(crate) fn again(&mut self, failed: Pending, now: Timestamp) {
-        let Pending { slot, action, reply, tries } = failed;
+        let Pending { slot, action, reply, tries, .. } = failed;
         self.enqueue(slot, action, reply, tries + 1, now);
     }
 

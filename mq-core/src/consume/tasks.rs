@@ -1,7 +1,6 @@
 //! The three tasks of a consumer: fetch, settle, and keep time.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -9,7 +8,7 @@ use tokio::time::Instant;
 
 use super::reply::Answer;
 use super::shared::Shared;
-use super::state::{Action, Pending, Phase, SettleBatch, State};
+use super::state::{Action, Fate, Pending, Phase, SettleBatch, State};
 use crate::coalesce::{self, Next};
 use crate::counters::Counts;
 use crate::driver::{Fetched, Incoming, Token};
@@ -131,7 +130,9 @@ struct Done {
     freed: Vec<Arc<Incoming>>,
     answers: Vec<Answer>,
     failed: Vec<(Pending, Error)>,
+    /// What came of those of `subscription`.
     counts: Counts,
+    subscription: usize,
 }
 
 impl Done {
@@ -157,21 +158,35 @@ impl Done {
                 self.freed.push(message);
             }
         }
-        let count = match (&verdict, &pending.action) {
-            (Err(_), _) => &mut self.counts.stale,
-            (Ok(()), Action::Ack) => &mut self.counts.acked,
-            (Ok(()), Action::Retry { .. }) => &mut self.counts.retried,
-            (Ok(()), Action::Dead { .. }) => &mut self.counts.dead,
-            (Ok(()), Action::Defer { .. }) => &mut self.counts.deferred,
-        };
-        *count += 1;
+        self.count(shared, &pending, verdict.is_ok());
         let verdict = verdict.map_err(|error| error.during(shared.backend, "settle"));
         self.answers.extend(state.answer(pending.reply, verdict));
     }
 
+    /// Counts a settlement, those of one subscription together.
+    fn count(&mut self, shared: &Shared, pending: &Pending, settled: bool) {
+        if pending.subscription != self.subscription {
+            self.tell_counts(shared);
+            self.subscription = pending.subscription;
+        }
+        let count = match pending.fate {
+            _ if !settled => &mut self.counts.stale,
+            Fate::Acked => &mut self.counts.acked,
+            Fate::Retried => &mut self.counts.retried,
+            Fate::Dead => &mut self.counts.dead,
+            Fate::Deferred => &mut self.counts.deferred,
+        };
+        *count += 1;
+    }
+
+    fn tell_counts(&mut self, shared: &Shared) {
+        let counts = std::mem::take(&mut self.counts);
+        shared.counters.add_delivered(shared.counted[self.subscription], &counts);
+    }
+
     /// Counts, answers and frees.
     fn tell(&mut self, shared: &Shared) {
-        shared.counters.add_settled(&self.counts);
+        self.tell_counts(shared);
         self.answers.drain(..).for_each(Answer::send);
         if !self.spent.is_empty() {
             shared.spent.put(std::mem::take(&mut self.spent), self.spent_bytes);
@@ -250,7 +265,9 @@ fn tick(shared: &Shared) -> (Instant, Option<Token>) {
     let (now, wall) = (Instant::now(), shared.context.clock.now());
     let mut expired = Vec::new();
     let mut state = shared.state.lock();
-    let lease = state.expire(now, wall, |incoming| expired.push(incoming.message.id.to_string()));
+    let lease = state.expire(now, wall, |incoming| {
+        expired.push((incoming.subscription, incoming.message.id.to_string()));
+    });
     let due = state.release_due(wall).map(|at| now + at.since(wall));
     let solo = state.next_solo();
     let (ready, settle) = (state.has_ready(), state.has_settlements());
@@ -261,8 +278,9 @@ fn tick(shared: &Shared) -> (Instant, Option<Token>) {
     if settle {
         shared.settle.notify_one();
     }
-    shared.counters.expired.fetch_add(expired.len() as u64, Ordering::Relaxed);
-    for id in expired {
+    for (subscription, id) in expired {
+        let one = Counts { expired: 1, ..Counts::default() };
+        shared.counters.add_delivered(shared.counted[subscription], &one);
         shared.context.events.emit(Event::LeaseExpired { id });
     }
     (due.map_or(lease, |due| due.min(lease)), solo)

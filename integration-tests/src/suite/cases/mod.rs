@@ -11,6 +11,7 @@ pub(super) mod groups;
 pub(super) mod inspect;
 pub(super) mod lease;
 pub(super) mod lifecycle;
+pub(super) mod observe;
 pub(super) mod once;
 pub(super) mod operator;
 pub(super) mod order;
