@@ -121,6 +121,9 @@ async fn effect(
     State(death): State<Arc<Death>>,
 ) -> Result<(), Failure> {
     let handled = death.handled.fetch_add(1, Ordering::Relaxed);
+    if death.after == Some(handled) {
+        death.now.notify_one();
+    }
     if death.after.is_some_and(|after| handled >= after) {
         return std::future::pending().await;
     }
