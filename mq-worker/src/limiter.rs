@@ -158,7 +158,8 @@ mod tests {
     fn rounds(adaptive: &mut Adaptive, rounds: usize, took: Duration, well: bool) -> usize {
         let mut limit = adaptive.limit as usize;
         for _ in 0..rounds {
-            for _ in 0..limit {
+            let places = limit;
+            for _ in 0..places {
                 limit = adaptive.note(limit, took, well);
             }
         }

@@ -9,7 +9,7 @@
 //! # }
 //! ```
 //!
-//! [`redis`], [`rabbitmq`] and [`kafka`] start a broker of the test's own, to stop, kill or pause
+//! [`redis()`], [`rabbitmq()`] and [`kafka()`] start a broker of the test's own, to stop, kill or pause
 //! at will; it is removed when the [`Broker`] is dropped. The `shared_` functions return one broker
 //! per process, for tests that keep to names of their own and leave the broker alone.
 //!

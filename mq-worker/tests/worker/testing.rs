@@ -38,7 +38,7 @@ async fn a_bench_sees_what_a_worker_does_however_long_it_takes() {
 #[tokio::test(start_paused = true)]
 async fn what_is_left_and_what_cannot_start_are_errors() {
     async fn never() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
     let client = client();
     let bench = Bench::new(&client).patience(Duration::from_secs(5));

@@ -15,7 +15,10 @@ async fn store(
 ) -> Vec<Result<(), Failure>> {
     statements.add();
     let verdict = |Text(row): Text| match row.parse::<u32>() {
-        Ok(_) => Ok(stored.add()),
+        Ok(_) => {
+            stored.add();
+            Ok(())
+        }
         Err(error) => Err(Failure::reject(error)),
     };
     rows.into_iter().map(verdict).collect()
