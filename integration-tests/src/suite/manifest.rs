@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 
 use super::cases::{
     attempts, cancel, codec, dead, delay, faults, flow, groups, inspect, lease, lifecycle, observe, once,
-    operator, order, publish, settle, terms, transactions, worker,
+    operator, order, publish, service, settle, terms, transactions, worker,
 };
 use super::context::Context;
 use super::{fault_history, history};
@@ -210,6 +210,12 @@ pub fn manifest() -> Vec<Case> {
 
         Uses 3 "worker.outcomes" worker::outcomes: "a worker's handlers ack, retry, reject, panic and publish: each message ends as its handler said, and results come";
         Uses 6 "worker.ordered" worker::ordered: "a worker with sixteen places keeps the order of each key";
+        Uses 3 "worker.batches" service::batches: "batches of up to fifty, with a verdict for each message";
+        Uses 2 "worker.groups" service::groups: "one worker serves two groups of a topic: each sees everything";
+        Uses 12 "worker.stops_under_load" service::stops_under_load: "a worker that stops finishes what is under way, and the rest comes to the next one as its first attempt";
+        Uses 1 "worker.outlet" service::outlet: "default headers, a filter, a rate and batches around a publisher: what passes is confirmed and comes once";
+        Uses 8 "worker.sealed" service::sealed: "payloads of two keys are read, what nobody can read is a dead letter byte for byte";
+        Uses 3 "worker.adapts" service::adapts: "concurrency within a range loses nothing to a partner that refuses the fifth call";
         Kills 3 "worker.once_by_redis" once::redis: "10,000 messages sent twice, two worker processes, one killed half-way: 10,000 effects, by a store in Redis";
         Kills 3 "worker.once_by_sql" once::sql: "the same by a table in a database";
 

@@ -10,7 +10,7 @@ use mq::Client;
 use mq::worker::layers::{Idempotent, RedisStore, SqlStore};
 use mq::worker::{Backoff, Failure, Handler as _, Id, State, Worker};
 use redis::AsyncCommands as _;
-use redis::aio::ConnectionManager;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use serde::{Deserialize, Serialize};
 use sqlx::any::AnyPoolOptions;
 use sqlx::pool::PoolConnectionMetadata;
@@ -22,6 +22,8 @@ use super::victim::Plan;
 /// How long a dead process's claims hold.
 const LEASE: Duration = Duration::from_secs(3);
 const PLACES: usize = 16;
+/// How long a store may take to answer while everything else runs beside it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where it is kept what was done, and what the effects are.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,7 +67,9 @@ impl Effects {
         match url {
             StoreUrl::Redis(url, prefix) => {
                 let store = RedisStore::connect(url, format!("{prefix}:done:")).await.map_err(whole)?;
-                let connection = redis::Client::open(url.as_str())?.get_connection_manager().await?;
+                let patient = ConnectionManagerConfig::new().set_response_timeout(Some(PATIENCE));
+                let client = redis::Client::open(url.as_str())?;
+                let connection = client.get_connection_manager_with_config(patient).await?;
                 Ok(Self::Redis { store, connection, list: format!("{prefix}:effects") })
             }
             StoreUrl::Sql(url) => {

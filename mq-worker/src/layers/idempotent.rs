@@ -7,7 +7,7 @@ use std::time::Duration;
 use mq_core::Message;
 use tokio::time::Instant;
 
-use super::store::{Claim, Store, StoreDown};
+use super::store::{Claim, Store, StoreDown, StoreError};
 use crate::backoff::{Backoff, retry};
 use crate::context::Context;
 use crate::failure::Failure;
@@ -20,6 +20,8 @@ const LEASE: Duration = Duration::from_secs(30);
 /// take less, and giving back goes through the broker.
 const PATIENCE: Duration = Duration::from_millis(500);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// How long a store may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
 /// How long it is given back for then.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -34,7 +36,7 @@ type KeyOf = Box<dyn Fn(&Message) -> Option<String> + Send + Sync>;
 /// that dies between the effect and the mark does it again: where that matters, keep the mark in the
 /// same transaction as the effect.
 ///
-/// A store that is down fails the message before its handler runs, with [`StoreDown`](crate::layers::StoreDown);
+/// A store that is down, or does not answer within 5 s, fails the message before its handler runs, with [`StoreDown`](crate::layers::StoreDown);
 /// the policy says when it is tried again. If
 /// it fails after the handler succeeded it is asked twice more, and then the message is acked unmarked.
 ///
@@ -118,7 +120,7 @@ impl<S: Store> Idempotent<S> {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<Once<T>, OnceError<E>> {
         let owner = fastrand::u64(..);
-        match self.store.claim(key, owner, self.lease).await {
+        match self.answer(self.store.claim(key, owner, self.lease)).await {
             Ok(Claim::Mine) => {}
             Ok(Claim::Done) => return Ok(Once::Done),
             Ok(Claim::Busy) => return Ok(Once::Busy),
@@ -152,7 +154,7 @@ impl<S: Store> Idempotent<S> {
             tokio::select! {
                 biased;
                 worked = &mut work => return worked.map_err(OnceError::Work),
-                renewed = self.store.claim(key, owner, self.lease) => match renewed {
+                renewed = self.answer(self.store.claim(key, owner, self.lease)) => match renewed {
                     Ok(Claim::Mine) => {}
                     Ok(_) => return Err(OnceError::Lost),
                     // The claim may outlast it.
@@ -162,9 +164,17 @@ impl<S: Store> Idempotent<S> {
         }
     }
 
+    /// Waits for the store, not for ever.
+    async fn answer<T>(&self, asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        match tokio::time::timeout(ANSWER, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err(format!("no answer in {ANSWER:?}").into()),
+        }
+    }
+
     async fn complete(&self, key: &str) {
         let backoff = Backoff::constant(Duration::from_millis(100)).attempts(3);
-        if let Err(error) = retry(backoff, || self.store.complete(key, self.window)).await {
+        if let Err(error) = retry(backoff, || self.answer(self.store.complete(key, self.window))).await {
             tracing::warn!(target: "mq", key, %error, "done, and not marked: a duplicate would be handled again");
         }
     }
@@ -255,8 +265,9 @@ impl<S: Store> Claimed<'_, S> {
     }
 
     async fn release(mut self) {
+        let release = self.store.release(self.key.as_deref().unwrap_or_default(), self.owner);
         // What cannot be released runs out.
-        let _ = self.store.release(self.key.as_deref().unwrap_or_default(), self.owner).await;
+        let _ = tokio::time::timeout(ANSWER, release).await;
         self.key = None;
     }
 }

@@ -181,3 +181,32 @@ async fn a_handler_whose_claim_is_lost_is_cancelled() {
     let error = epitaph(&client).await.1.unwrap();
     assert!(error.starts_with("the claim was lost while the work was done"), "{error}");
 }
+
+/// Answers nothing.
+#[derive(Clone)]
+struct Silent;
+
+impl Store for Silent {
+    async fn claim(&self, _: &str, _: u64, _: Duration) -> Result<Claim, StoreError> {
+        std::future::pending().await
+    }
+
+    async fn complete(&self, _: &str, _: Option<Duration>) -> Result<(), StoreError> {
+        std::future::pending().await
+    }
+
+    async fn release(&self, _: &str, _: u64) -> Result<(), StoreError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_answer_is_down() {
+    let (client, notes) = (client(), Notes::default());
+    let route = handle.layer(Idempotent::new(Silent)).retry(Backoff::constant(SECOND).attempts(2));
+    let worker = Worker::new(&client, "g").on("in", route).state(notes.clone());
+    let report = serve(&client, worker, [Message::new("a")]).await;
+    assert_eq!((report.retried, report.dead), (1, 1));
+    assert!(epitaph(&client).await.1.unwrap().contains("no answer in 5s"));
+    assert!(notes.all().is_empty());
+}

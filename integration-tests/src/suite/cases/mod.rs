@@ -16,6 +16,7 @@ pub(super) mod once;
 pub(super) mod operator;
 pub(super) mod order;
 pub(super) mod publish;
+pub(super) mod service;
 pub(super) mod settle;
 pub(super) mod terms;
 pub(super) mod transactions;
