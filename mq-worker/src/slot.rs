@@ -19,7 +19,8 @@ use crate::outcome::Outcome;
 use crate::route::Route;
 use crate::shared::{Counts, Settlement, Shared};
 
-/// The most settlements of a slot that wait for the broker's answer.
+/// The most settlements of a slot that wait for the broker's answer; more where all slots' together are less than half
+/// of what may be held.
 const UNANSWERED: usize = 128;
 
 /// Takes a message, handles it, settles it, and takes the next one while the broker answers.
@@ -68,7 +69,7 @@ impl Slot {
     async fn next(&self, answers: &mut Answers) -> Result<Option<Delivery>> {
         while !self.shared.is_stopping() {
             // By then most are there: looking earlier costs more than the answer does.
-            if answers.0.len() >= UNANSWERED {
+            if answers.0.len() >= self.unanswered() {
                 answers.first(&self.shared.counts).await;
                 answers.take(&self.shared.counts);
             }
@@ -88,6 +89,11 @@ impl Slot {
             }
         }
         Ok(None)
+    }
+
+    fn unanswered(&self) -> usize {
+        let held = self.route.prefetch.unwrap_or(mq_core::PREFETCH.messages);
+        (held / 2 / self.route.concurrency.most()).max(UNANSWERED)
     }
 
     /// Returns once this place is one too many.
