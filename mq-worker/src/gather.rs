@@ -179,7 +179,9 @@ mod tests {
                 items
             };
             let leader = tokio::time::timeout(patience, gather.join(LIMITS, 1, 1, slow));
-            let (leader, follower) = tokio::join!(leader, gather.join(LIMITS, 2, 1, slow));
+            let both = async { tokio::join!(leader, gather.join(LIMITS, 2, 1, slow)) };
+            let both = tokio::time::timeout(Duration::from_secs(3600), both).await;
+            let (leader, follower) = both.expect("the follower is never told");
             assert!(leader.is_err());
             assert_eq!(follower, Err(Left { begun }));
             // The next one leads a group of its own.
