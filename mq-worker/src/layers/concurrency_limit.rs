@@ -8,11 +8,10 @@ use mq_core::Message;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::rate_limit::{KeyOf, own_key};
 use crate::context::{Context, stopped};
 use crate::layer::{Layer, Next};
 use crate::outcome::Outcome;
-
-type KeyOf = Box<dyn Fn(&Message) -> Vec<u8> + Send + Sync>;
 
 /// Lets so many messages through at once; the others wait, their leases renewed.
 ///
@@ -56,7 +55,7 @@ impl ConcurrencyLimit {
     /// Counts each key by itself; messages without one together.
     #[must_use]
     pub fn per_key(self) -> Self {
-        self.per(|message| message.key.as_deref().unwrap_or_default().to_vec())
+        self.per(own_key)
     }
 
     fn places(&self, key: Option<&Vec<u8>>) -> Arc<Semaphore> {

@@ -35,7 +35,13 @@ pub struct RateLimit {
     due: Mutex<Due>,
 }
 
-type KeyOf = Box<dyn Fn(&Message) -> Vec<u8> + Send + Sync>;
+/// What makes messages share a limit.
+pub(crate) type KeyOf = Box<dyn Fn(&Message) -> Vec<u8> + Send + Sync>;
+
+/// The message's key; messages without one share a limit.
+pub(crate) fn own_key(message: &Message) -> Vec<u8> {
+    message.key.as_deref().unwrap_or_default().to_vec()
+}
 
 /// When the next message of each key would be on time, had all come evenly.
 #[derive(Debug, Default)]
@@ -69,7 +75,7 @@ impl RateLimit {
     /// Limits each key by itself; messages without one together.
     #[must_use]
     pub fn per_key(self) -> Self {
-        self.per(|message| message.key.as_deref().unwrap_or_default().to_vec())
+        self.per(own_key)
     }
 
     /// Takes the next turn of what `message` belongs to; returns when it is.
