@@ -63,7 +63,7 @@ async fn in_sqlite() {
 /// `MQ_POSTGRES_URL=postgres://user:password@host/database cargo test -p mq-worker --all-features -- --ignored in_postgresql`
 #[cfg(feature = "sql-store")]
 #[tokio::test]
-#[ignore = "needs a PostgreSQL of yours, whose table mq_done it drops"]
+#[ignore = "needs a PostgreSQL of yours; leaves some rows in its table mq_done"]
 async fn in_postgresql() {
     use mq_worker::layers::SqlStore;
     let url = std::env::var("MQ_POSTGRES_URL").expect("MQ_POSTGRES_URL names the database");
