@@ -64,7 +64,7 @@ impl Broker {
     /// Connects.
     #[must_use]
     pub fn backend(&self, config: MemoryConfig, context: Context) -> MemoryBackend {
-        MemoryBackend { broker: self.clone(), config, context, members: Arc::default() }
+        MemoryBackend { broker: self.clone(), config, context, alive: Arc::new(Mutex::new(Some(Vec::new()))) }
     }
 
     /// Connects a client with default settings.
@@ -80,8 +80,11 @@ pub struct MemoryBackend {
     broker: Broker,
     config: MemoryConfig,
     context: Context,
-    members: Arc<Mutex<Vec<MemberId>>>,
+    alive: Arc<Mutex<Alive>>,
 }
+
+/// The members of a connection; `None` once it was cut.
+pub(crate) type Alive = Option<Vec<MemberId>>;
 
 impl MemoryBackend {
     /// Makes a broker of its own and connects to it.
@@ -94,10 +97,20 @@ impl MemoryBackend {
         Ok(Broker::new().backend(MemoryConfig::from_url(url)?, context))
     }
 
+    pub(crate) fn join(&self, options: ConsumerOptions) -> Result<MemoryConsumer> {
+        let mut alive = self.alive.lock();
+        let members = alive.as_mut().ok_or_else(was_cut)?;
+        let shared = self.broker.0.clone();
+        let consumer = MemoryConsumer::join(shared, self.context.clone(), options, self.alive.clone())?;
+        members.push(consumer.member());
+        Ok(consumer)
+    }
+
     /// Cuts the connection as a killed process would: what its consumers hold goes to others as
-    /// suspect, and what they settle afterwards is stale.
+    /// suspect, what they settle afterwards is stale, and they never join again.
     pub fn kill(&self) {
-        for member in self.members.lock().drain(..) {
+        let mut alive = self.alive.lock();
+        for member in alive.take().into_iter().flatten() {
             // A member that left before is no error.
             drop(self.broker.0.apply(Op::Kill(member), &self.context));
         }
@@ -123,9 +136,7 @@ impl Backend for MemoryBackend {
     }
 
     async fn consumer(&self, options: ConsumerOptions) -> Result<Arc<dyn Consumer>> {
-        let consumer = MemoryConsumer::join(self.broker.0.clone(), self.context.clone(), options)?;
-        self.members.lock().push(consumer.member());
-        Ok(Arc::new(consumer))
+        Ok(Arc::new(self.join(options)?))
     }
 
     async fn admin(&self) -> Result<Arc<dyn Admin>> {
@@ -133,6 +144,10 @@ impl Backend for MemoryBackend {
     }
 
     async fn close(&self) {}
+}
+
+pub(crate) fn was_cut() -> Error {
+    Error::new(ErrorKind::Unavailable, "the connection was cut")
 }
 
 pub(crate) fn unexpected(reply: &Reply) -> Error {

@@ -11,7 +11,7 @@ use mq_core::{Budget, Error, ErrorKind, Event, Policy, Result, TopicSpec};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use crate::broker::{Shared, unexpected};
+use crate::broker::{Alive, Shared, unexpected, was_cut};
 use crate::op::{Done, MemberId, Op};
 use crate::state::{Batch, Reply, join_lane};
 
@@ -25,6 +25,8 @@ pub(crate) struct MemoryConsumer {
     options: ConsumerOptions,
     member: MemberId,
     waker: Arc<Notify>,
+    /// Held while it joins again: whose connection was cut must not join.
+    alive: Arc<Mutex<Alive>>,
     /// Held while it leaves or joins again: who is closed must not join.
     closed: Mutex<bool>,
     /// Lanes that were held when the group was deleted.
@@ -32,7 +34,12 @@ pub(crate) struct MemoryConsumer {
 }
 
 impl MemoryConsumer {
-    pub(crate) fn join(shared: Arc<Shared>, context: Context, options: ConsumerOptions) -> Result<Self> {
+    pub(crate) fn join(
+        shared: Arc<Shared>,
+        context: Context,
+        options: ConsumerOptions,
+        alive: Arc<Mutex<Alive>>,
+    ) -> Result<Self> {
         let (member, waker) = shared.new_member();
         let consumer = Self {
             shared,
@@ -40,6 +47,7 @@ impl MemoryConsumer {
             options,
             member,
             waker,
+            alive,
             closed: Mutex::new(false),
             lost: Mutex::default(),
         };
@@ -62,6 +70,10 @@ impl MemoryConsumer {
         let closed = self.closed.lock();
         if *closed {
             return Err(Self::is_closed());
+        }
+        let alive = self.alive.lock();
+        if alive.is_none() {
+            return Err(was_cut());
         }
         self.shared.apply(Op::Leave(self.member), &self.context)?;
         for (index, subscription) in self.options.subscriptions.iter().enumerate() {
@@ -226,25 +238,32 @@ mod tests {
     use super::*;
     use crate::{Broker, MemoryConfig};
 
-    /// A fetch that finds its member gone makes it again, unless it left by closing.
-    #[tokio::test]
-    async fn who_is_closed_does_not_join_again() -> Result<()> {
-        let (topic, group) = (TopicName::new("t")?, GroupName::new("g")?);
-        let broker = Broker::new();
-        let backend = broker.backend(MemoryConfig::default(), Context::default());
-        let (admin, settings) = (backend.admin().await?, GroupSettings::default());
-        admin.ensure_topic(&topic, &TopicSpec::default(), Policy::Create).await?;
-        admin.ensure_group(&topic, &group, &settings, Policy::Create).await?;
-        let options = ConsumerOptions {
+    fn options(topic: &TopicName, group: &GroupName) -> ConsumerOptions {
+        ConsumerOptions {
             group: group.clone(),
-            subscriptions: vec![Subscription { topic: topic.clone(), settings }],
+            subscriptions: vec![Subscription { topic: topic.clone(), settings: GroupSettings::default() }],
             prefetch: Budget { messages: 1, bytes: 1 },
             spent: Spent::default(),
-        };
-        let consumer = MemoryConsumer::join(broker.0.clone(), Context::default(), options)?;
+        }
+    }
+
+    /// A fetch that finds its member gone makes it again, unless it left by closing or its connection was cut.
+    #[tokio::test]
+    async fn who_is_closed_or_cut_does_not_join_again() -> Result<()> {
+        let (topic, group) = (TopicName::new("t")?, GroupName::new("g")?);
+        let backend = Broker::new().backend(MemoryConfig::default(), Context::default());
+        let admin = backend.admin().await?;
+        admin.ensure_topic(&topic, &TopicSpec::default(), Policy::Create).await?;
+        admin.ensure_group(&topic, &group, &GroupSettings::default(), Policy::Create).await?;
+        let consumer = backend.join(options(&topic, &group))?;
         consumer.close().await?;
         // As a fetch does that saw it open a moment ago, and its member gone now.
         assert_eq!(consumer.rebuild().unwrap_err().kind(), ErrorKind::Closed);
+        let consumer = backend.join(options(&topic, &group))?;
+        backend.kill();
+        let one = Budget { messages: 1, bytes: 1 };
+        assert_eq!(consumer.fetch(one).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert_eq!(backend.join(options(&topic, &group)).unwrap_err().kind(), ErrorKind::Unavailable);
         assert_eq!(admin.stats(&topic, &group).await?.consumers, Some(0));
         Ok(())
     }

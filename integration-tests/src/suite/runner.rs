@@ -173,6 +173,16 @@ pub async fn main(
         println!("known gap: {}::{}", row.backend, row.case);
     }
     println!("{} passed, {} failed", rows.len() - known.len() - new.len(), known.len() + new.len());
+    // Told again, last: a long log is read from its end.
+    for row in &new {
+        println!(
+            "{}::{} ({} ms): {}",
+            row.backend,
+            row.case,
+            row.ms,
+            row.error.as_deref().unwrap_or_default()
+        );
+    }
     ensure!(!rows.is_empty(), "no row was selected; `--list` shows them");
     ensure!(new.is_empty(), "{} rows failed", new.len());
     ensure!(known.is_empty() || options.known_gaps, "{} rows failed that are known gaps", known.len());
