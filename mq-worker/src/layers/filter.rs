@@ -4,6 +4,8 @@ use std::fmt;
 
 use bytestring::ByteString;
 use mq_core::Message;
+#[cfg(feature = "regex")]
+use mq_core::{Error, ErrorKind, Result};
 
 use crate::context::Context;
 use crate::dispatch::subject_fits;
@@ -47,6 +49,37 @@ impl Filter {
             message.subject.as_ref().is_some_and(|subject| subject_fits(&pattern, subject))
         })
     }
+
+    /// Lets through messages whose subject matches a regular expression, anywhere unless it is anchored.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the expression is none, or compiles to more than 10 MiB.
+    #[cfg(feature = "regex")]
+    pub fn subject_regex(expression: &str) -> Result<Self> {
+        let expression = compile(expression)?;
+        Ok(Self::new(move |message| message.subject.as_ref().is_some_and(|text| expression.is_match(text))))
+    }
+
+    /// Lets through messages whose first header `name` is text that matches a regular expression, anywhere
+    /// unless it is anchored.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the expression is none, or compiles to more than 10 MiB.
+    #[cfg(feature = "regex")]
+    pub fn header_regex(name: impl Into<ByteString>, expression: &str) -> Result<Self> {
+        let (name, expression) = (name.into(), compile(expression)?);
+        Ok(Self::new(move |message| {
+            message.headers.get_str(&name).is_some_and(|text| expression.is_match(text))
+        }))
+    }
+}
+
+#[cfg(feature = "regex")]
+fn compile(expression: &str) -> Result<regex::Regex> {
+    regex::Regex::new(expression).map_err(|error| {
+        let text = format!("the filter's expression {expression:?} is not one that can be used: {error}");
+        Error::new(ErrorKind::InvalidInput, text)
+    })
 }
 
 impl fmt::Debug for Filter {

@@ -103,6 +103,37 @@ async fn filter_acks_and_skips_the_rest() {
     assert_eq!(notes.all(), ["a"]);
 }
 
+#[cfg(feature = "regex")]
+#[tokio::test(start_paused = true)]
+async fn filter_by_regular_expression() {
+    async fn handle(Text(text): Text, State(notes): State<Notes>) {
+        notes.add(&*text);
+    }
+    let (client, notes) = (client(), Notes::default());
+    let route = handle
+        .layer(Filter::subject_regex(r"^order\.\d+$").unwrap())
+        .layer(Filter::header_regex("region", "(?i)^EU-").unwrap());
+    let worker = Worker::new(&client, "g").on("in", route).state(notes.clone());
+    let from =
+        |text: &'static str, subject, region| Message::new(text).subject(subject).header("region", region);
+    let messages = [
+        from("a", "order.12", "eu-west"),
+        from("b", "order.x", "eu-west"),
+        from("c", "my.order.12", "eu-west"),
+        from("d", "order.12", "us-eu-1"),
+        Message::new("e").subject("order.12"),
+        Message::new("f").header("region", "eu-west"),
+    ];
+    let report = serve(&client, worker, messages).await;
+    assert_eq!((report.handled, report.skipped, report.dead), (1, 5, 0));
+    assert_eq!(notes.all(), ["a"]);
+    for refused in [Filter::subject_regex("(").err(), Filter::header_regex("region", "x{1000000}").err()] {
+        let error = refused.unwrap();
+        assert_eq!(error.kind(), mq_core::ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("expression"), "{error}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn rate_limit_shaves_a_peak() {
     async fn handle(State(notes): State<Notes>) {
