@@ -45,9 +45,14 @@ impl Spent {
         size <= LARGEST && self.0.wanted.load(Ordering::Relaxed)
     }
 
-    /// Keeps what there is room for and frees the rest. `bytes` is the size of all, and taken for
-    /// the measure of those that are kept already.
-    pub(crate) fn put(&self, mut messages: Vec<Arc<Incoming>>, bytes: usize) {
+    /// Keeps what there is room for and frees the rest. The size of all is taken for the measure of
+    /// those that are kept already.
+    pub(crate) fn put(&self, batch: SpentBatch) {
+        let SpentBatch { mut messages, bytes, freed } = batch;
+        drop(freed);
+        if messages.is_empty() {
+            return;
+        }
         let (most, most_bytes) = self.0.limit;
         let each = size_of::<Incoming>() + bytes / messages.len().max(1);
         let most = most.min(most_bytes / each);
@@ -63,6 +68,31 @@ impl Spent {
     }
 }
 
+/// Messages that nobody needs any more, to be put back where no lock is held.
+#[derive(Debug, Default)]
+pub(crate) struct SpentBatch {
+    messages: Vec<Arc<Incoming>>,
+    /// Of `messages`.
+    bytes: usize,
+    freed: Vec<Arc<Incoming>>,
+}
+
+impl SpentBatch {
+    pub(crate) fn reserve(&mut self, more: usize) {
+        self.messages.reserve(more);
+    }
+
+    /// Takes a message of this size, for `spent` if that keeps such.
+    pub(crate) fn add(&mut self, spent: &Spent, message: Arc<Incoming>, size: usize) {
+        if spent.keeps(size) {
+            self.bytes += size;
+            self.messages.push(message);
+        } else {
+            self.freed.push(message);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,11 +103,15 @@ mod tests {
         let spent = Spent::new(Budget { messages: 2000, bytes: 8 << 20 });
         assert!(!spent.keeps(10), "nobody takes");
         assert!(spent.take().is_empty() && spent.keeps(10) && !spent.keeps(LARGEST + 1));
-        let many = |count: u64| (0..count).map(|serial| Arc::new(incoming(serial, None))).collect();
-        spent.put(many(1500), 1500);
-        spent.put(many(1500), 1500);
+        let many = |count: u64, size| {
+            let mut batch = SpentBatch::default();
+            (0..count).for_each(|serial| batch.add(&spent, Arc::new(incoming(serial, None)), size));
+            batch
+        };
+        spent.put(many(1500, 1));
+        spent.put(many(1500, 1));
         assert_eq!(spent.take().len(), 2000);
-        spent.put(many(1500), 1500 * LARGEST);
+        spent.put(many(1500, LARGEST));
         assert!(spent.take().len() < 1024, "a quarter of the bytes");
         assert!(spent.take().is_empty());
     }

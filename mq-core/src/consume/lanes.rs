@@ -54,7 +54,7 @@ impl State {
         let lost: Vec<usize> = self
             .hands
             .iter()
-            .filter(|(_, hand)| hand.incoming.token.lane == lane && hand.deadline.is_some())
+            .filter(|(_, hand)| hand.token.lane == lane && hand.deadline.is_some())
             .map(|(slot, _)| slot)
             .collect();
         for slot in lost {
@@ -66,14 +66,14 @@ impl State {
     pub(super) fn finish_revocations(&mut self) {
         let hands = &self.hands;
         self.revoking
-            .retain(|revocation| hands.iter().any(|(_, hand)| hand.incoming.token.lane == revocation.lane));
+            .retain(|revocation| hands.iter().any(|(_, hand)| hand.token.lane == revocation.lane));
     }
 
     /// Returns how many of each subscription are in hand or settling.
     pub(crate) fn in_hand_by_subscription(&self) -> Vec<u64> {
         let mut counts = vec![0; self.settings.len()];
         for (_, hand) in &self.hands {
-            counts[hand.incoming.subscription] += 1;
+            counts[hand.subscription] += 1;
         }
         counts
     }

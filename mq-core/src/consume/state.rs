@@ -16,9 +16,10 @@ use super::auto::{AckMode, Auto};
 use super::gate::KeyGate;
 use super::reply::{Answer, BatchReply, Replies, Reply};
 use crate::clock::Timestamp;
-use crate::driver::{Budget, Destination, Incoming, Outcome, Revocation, Settlement};
+use crate::driver::{Budget, Destination, Incoming, Outcome, Revocation, Settlement, Token};
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::{self, Admission, Case};
+use crate::spent::{Spent, SpentBatch};
 use crate::topology::GroupSettings;
 
 /// What a holder, or time, decided about a delivery.
@@ -57,7 +58,10 @@ impl HandKey {
 
 #[derive(Debug)]
 pub(super) struct Hand {
-    pub(super) incoming: Arc<Incoming>,
+    pub(super) token: Token,
+    pub(super) subscription: usize,
+    /// `None` once the driver is told that it was acked.
+    incoming: Option<Arc<Incoming>>,
     serial: u64,
     /// `None` once it is settling.
     pub(super) deadline: Option<Instant>,
@@ -89,6 +93,8 @@ pub(crate) struct Pending {
 pub(crate) struct SettleBatch {
     pub(crate) settlements: Vec<Settlement>,
     pub(crate) pending: Vec<Pending>,
+    /// The messages of those that need none any more.
+    pub(crate) spent: SpentBatch,
 }
 
 #[derive(Debug)]
@@ -279,9 +285,10 @@ impl State {
 
     fn hand(&mut self, incoming: Arc<Incoming>, deadline: Option<Instant>, turn: Turn) -> HandKey {
         self.serial += 1;
-        let size = incoming.message.size();
-        let slot = self.hands.insert(Hand { incoming, serial: self.serial, deadline, turn, size });
-        HandKey { slot, serial: self.serial }
+        let Incoming { token, subscription, ref message, .. } = *incoming;
+        let (serial, size) = (self.serial, message.size());
+        let hand = Hand { token, subscription, incoming: Some(incoming), serial, deadline, turn, size };
+        HandKey { slot: self.hands.insert(hand), serial }
     }
 
     fn in_hand(&mut self, key: HandKey) -> Option<&mut Hand> {
@@ -340,7 +347,7 @@ impl State {
     pub(crate) fn extend(&mut self, key: HandKey, now: Instant) -> Result<usize> {
         let phase = self.phase;
         let Some(hand) = self.in_hand(key).filter(|_| phase != Phase::Closed) else { return Err(stale()) };
-        let subscription = hand.incoming.subscription;
+        let subscription = hand.subscription;
         let deadline = now + self.settings[subscription].lease;
         self.hands[key.slot].deadline = Some(deadline);
         Ok(subscription)
@@ -365,7 +372,7 @@ impl State {
             }
         }
         for slot in over {
-            expired(&self.hands[slot].incoming);
+            self.hands[slot].incoming.as_deref().into_iter().for_each(&mut expired);
             let error = Some(ByteString::from_static("the lease ran out"));
             self.enqueue(slot, Action::Retry { after: Duration::ZERO, error }, Reply::Nobody, 0, wall);
         }
@@ -375,15 +382,11 @@ impl State {
     pub(super) fn enqueue(&mut self, slot: usize, action: Action, reply: Reply, tries: u32, now: Timestamp) {
         let hand = &mut self.hands[slot];
         hand.deadline = None;
-        let Incoming { token, subscription, message, envelope, .. } = &*hand.incoming;
-        let case = Case { message, envelope, settings: &self.settings[*subscription], now };
-        let outcome = match &action {
-            Action::Ack => Outcome::Ack,
-            Action::Retry { after, error } => Outcome::Relocate(Box::new(case.retry(*after, error.clone()))),
-            Action::Dead { reason, error } => {
-                Outcome::Relocate(Box::new(case.dead(reason.clone(), error.clone())))
-            }
-            Action::Defer { after } => Outcome::Relocate(Box::new(case.defer(*after))),
+        let Hand { token, subscription, .. } = *hand;
+        let outcome = match &hand.incoming {
+            Some(incoming) => outcome(incoming, &action, &self.settings[subscription], now),
+            // Only what is acked is let go.
+            None => Outcome::Ack,
         };
         let fate = match (&action, &outcome) {
             (Action::Ack, _) => Fate::Acked,
@@ -391,8 +394,7 @@ impl State {
             (_, Outcome::Relocate(copy)) if copy.to == Destination::Dead => Fate::Dead,
             _ => Fate::Retried,
         };
-        let subscription = *subscription;
-        self.batch.settlements.push(Settlement { token: *token, subscription, outcome });
+        self.batch.settlements.push(Settlement { token, subscription, outcome });
         self.batch.pending.push(Pending { slot, action, fate, subscription, reply, tries });
     }
 
@@ -406,21 +408,44 @@ impl State {
         !self.batch.pending.is_empty()
     }
 
-    /// Takes the settlements that wait, leaving room for as many.
-    pub(crate) fn take_settlements(&mut self) -> SettleBatch {
+    /// Takes the settlements that wait, leaving room for as many, and lets go of the messages that were acked:
+    /// how long the broker takes to answer, then costs no memory.
+    pub(crate) fn take_settlements(&mut self, spent: &Spent) -> SettleBatch {
         let size = self.batch.pending.len();
-        let next = SettleBatch { settlements: Vec::with_capacity(size), pending: Vec::with_capacity(size) };
-        std::mem::replace(&mut self.batch, next)
+        let next = SettleBatch {
+            settlements: Vec::with_capacity(size),
+            pending: Vec::with_capacity(size),
+            spent: SpentBatch::default(),
+        };
+        let mut batch = std::mem::replace(&mut self.batch, next);
+        if self.acks_first() {
+            return batch;
+        }
+        batch.spent.reserve(size);
+        for pending in batch.pending.iter().filter(|pending| matches!(pending.action, Action::Ack)) {
+            let hand = &mut self.hands[pending.slot];
+            // The turn is the key's, which the message has.
+            if hand.turn == Turn::Without
+                && let Some(message) = hand.incoming.take()
+            {
+                let size = std::mem::take(&mut hand.size);
+                self.have.bytes -= size;
+                batch.spent.add(spent, message, size);
+            }
+        }
+        batch
     }
 
-    /// Ends a settlement that the driver answered; returns the message and its size, to be freed
-    /// without a lock.
+    /// Ends a settlement that the driver answered; returns the message and its size if it was kept until
+    /// now, to be freed without a lock.
     pub(crate) fn complete(&mut self, slot: usize) -> Option<(Arc<Incoming>, usize)> {
         let hand = self.hands.try_remove(slot)?;
         self.have.messages -= 1;
         self.have.bytes -= hand.size;
-        if hand.turn == Turn::Taken {
-            self.ready.extend(self.gate.leave(&hand.incoming));
+        if hand.turn == Turn::Taken
+            && let Some(incoming) = &hand.incoming
+        {
+            self.ready.extend(self.gate.leave(incoming));
         }
         if self.solo == Solo::Running(slot) {
             self.solo = Solo::Idle;
@@ -428,7 +453,7 @@ impl State {
         if !self.revoking.is_empty() {
             self.finish_revocations();
         }
-        Some((hand.incoming, hand.size))
+        hand.incoming.map(|incoming| (incoming, hand.size))
     }
 
     pub(super) fn forget(&mut self, incoming: &Incoming) {
@@ -488,6 +513,18 @@ impl State {
             (None, _) => Some(Error::new(ErrorKind::Closed, "the subscriber was closed")),
         }
     }
+}
+
+/// What the driver is to do about a message.
+fn outcome(incoming: &Incoming, action: &Action, settings: &GroupSettings, now: Timestamp) -> Outcome {
+    let case = Case { message: &incoming.message, envelope: &incoming.envelope, settings, now };
+    let relocation = match action {
+        Action::Ack => return Outcome::Ack,
+        Action::Retry { after, error } => case.retry(*after, error.clone()),
+        Action::Dead { reason, error } => case.dead(reason.clone(), error.clone()),
+        Action::Defer { after } => case.defer(*after),
+    };
+    Outcome::Relocate(Box::new(relocation))
 }
 
 fn stale() -> Error {

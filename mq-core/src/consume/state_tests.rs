@@ -3,8 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::driver::Token;
-use crate::driver::{ReleaseGuard, Suspect};
+use crate::driver::{ReleaseGuard, Spent, Suspect, Token};
 use crate::envelope::Envelope;
 use crate::message::Message;
 
@@ -45,7 +44,7 @@ fn admit(state: &mut State, deliveries: Vec<Incoming>, now: Timestamp) {
 }
 
 fn finish(state: &mut State) -> usize {
-    let batch = state.take_settlements();
+    let batch = state.take_settlements(&Spent::default());
     batch.pending.iter().for_each(|pending| drop(state.complete(pending.slot)));
     batch.pending.len()
 }
@@ -76,7 +75,7 @@ async fn a_last_attempt_runs_alone_after_its_start_is_recorded() {
 async fn a_started_suspect_is_dead_lettered() {
     let mut state = state();
     admit(&mut state, vec![suspect(1, 3, true)], NOW);
-    let batch = state.take_settlements();
+    let batch = state.take_settlements(&Spent::default());
     let Outcome::Relocate(relocation) = &batch.settlements[0].outcome else { panic!("not relocated") };
     assert_eq!(relocation.envelope.attempt, 2);
     assert!(relocation.envelope.death.is_some());
@@ -112,12 +111,12 @@ async fn a_copy_that_is_refused_for_good_becomes_a_dead_letter() {
     let (caller, mut answer) = tokio::sync::oneshot::channel();
     let retry = Action::Retry { after: Duration::ZERO, error: None };
     settle(&mut state, key, retry, Reply::One(caller), NOW);
-    let mut pending = state.take_settlements().pending.remove(0);
+    let mut pending = state.take_settlements(&Spent::default()).pending.remove(0);
     let refused = state.refuse(&mut pending, &Error::new(ErrorKind::Rejected, "too large"));
     refused.into_iter().for_each(Answer::send);
     assert_eq!(answer.try_recv().unwrap().unwrap_err().kind(), ErrorKind::Rejected);
     state.again(pending, NOW);
-    let batch = state.take_settlements();
+    let batch = state.take_settlements(&Spent::default());
     let Outcome::Relocate(relocation) = &batch.settlements[0].outcome else { panic!("not relocated") };
     let death = relocation.envelope.death.as_ref().unwrap();
     assert_eq!(&*death.reason, policy::REFUSED);
@@ -250,7 +249,7 @@ async fn a_batch_is_answered_once_with_its_failures() {
     let (reply, mut answer) = BatchReply::new(4);
     assert!(one.ack_all(keys.into_iter().enumerate(), reply.clone(), NOW).is_none(), "two are under way");
     other.ack_all(std::iter::once((3, late)), reply, NOW).unwrap().send();
-    let mut pending = one.take_settlements().pending;
+    let mut pending = one.take_settlements(&Spent::default()).pending;
     assert!(answer.try_recv().is_err());
     let again = pending.remove(2);
     for pending in pending {
@@ -272,7 +271,7 @@ async fn what_is_acked_first_is_handed_over_when_the_ack_is_answered() {
         state.take_acked(2, now, NOW).iter().map(|incoming| incoming.token.high).collect()
     };
     assert!(taken(&mut state).is_empty() && taken(&mut state).is_empty());
-    let pending = state.take_settlements().pending;
+    let pending = state.take_settlements(&Spent::default()).pending;
     assert_eq!(pending.len(), 2, "no more than was asked for");
     for (pending, kept) in pending.into_iter().zip([true, false]) {
         let message = state.complete(pending.slot).map(|(message, _)| message);
@@ -293,4 +292,25 @@ async fn a_pause_holds_back_and_fetches_nothing() {
     assert!(!state.has_ready() && state.room().is_none() && state.take(Instant::now()).is_none());
     state.pause(false);
     assert!(state.room().is_some() && state.take(Instant::now()).is_some());
+}
+
+#[tokio::test]
+async fn what_is_acked_is_let_go_before_the_answer_and_can_be_acked_again() {
+    let mut state = state();
+    admit(&mut state, (1..=8).map(|serial| incoming(serial, None)).collect(), NOW);
+    let (message, key) = state.take(Instant::now()).unwrap();
+    let left = Arc::downgrade(&message);
+    settle(&mut state, key, Action::Ack, Reply::Nobody, NOW);
+    drop(message);
+    assert_eq!(left.strong_count(), 1, "the books have it");
+    let mut batch = state.take_settlements(&Spent::default());
+    Spent::default().put(std::mem::take(&mut batch.spent));
+    assert_eq!(left.strong_count(), 0, "nobody needs it");
+    assert!(state.room().is_none() && state.unsettled() == 1, "its place is kept");
+    // The broker was away; the ack needs no message.
+    state.again(batch.pending.remove(0), NOW);
+    let batch = state.take_settlements(&Spent::default());
+    assert!(matches!(batch.settlements[0].outcome, Outcome::Ack) && batch.settlements[0].token.high == 1);
+    assert!(state.complete(batch.pending[0].slot).is_none());
+    assert_eq!((state.unsettled(), state.have), (0, Budget { messages: 7, bytes: 7 * 4 }));
 }

@@ -11,9 +11,10 @@ use super::shared::Shared;
 use super::state::{Action, Fate, Pending, Phase, SettleBatch, State};
 use crate::coalesce::{self, Next};
 use crate::counters::Counts;
-use crate::driver::{Fetched, Incoming, Token};
+use crate::driver::{Fetched, Token};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::spent::SpentBatch;
 
 /// Settle calls in flight at once.
 const SETTLE_CALLS: usize = 8;
@@ -97,17 +98,17 @@ async fn settle(shared: Arc<Shared>) {
         if !state.has_settlements() {
             return Next::Empty;
         }
-        Next::Call(Box::pin(settle_batch(shared.clone(), state.take_settlements())))
+        Next::Call(Box::pin(settle_batch(shared.clone(), state.take_settlements(&shared.spent))))
     };
     coalesce::pump(&shared.settle, SETTLE_CALLS, next).await;
 }
 
 async fn settle_batch(shared: Arc<Shared>, batch: SettleBatch) {
+    shared.spent.put(batch.spent);
     let verdicts = shared.consumer.settle(batch.settlements).await;
     let mut done = Done::default();
     {
         let mut state = shared.state.lock();
-        done.spent.reserve(batch.pending.len());
         for (pending, verdict) in batch.pending.into_iter().zip(verdicts) {
             done.take(&mut state, &shared, pending, verdict);
         }
@@ -124,10 +125,7 @@ async fn settle_batch(shared: Arc<Shared>, batch: SettleBatch) {
 /// What came of a batch of settlements.
 #[derive(Default)]
 struct Done {
-    /// For the driver.
-    spent: Vec<Arc<Incoming>>,
-    spent_bytes: usize,
-    freed: Vec<Arc<Incoming>>,
+    spent: SpentBatch,
     answers: Vec<Answer>,
     failed: Vec<(Pending, Error)>,
     /// What came of those of `subscription`.
@@ -151,12 +149,7 @@ impl Done {
         if state.acks_first() && matches!(pending.action, Action::Ack) {
             state.acked(message.filter(|_| verdict.is_ok()).map(|(message, _)| message));
         } else if let Some((message, size)) = message {
-            if shared.spent.keeps(size) {
-                self.spent_bytes += size;
-                self.spent.push(message);
-            } else {
-                self.freed.push(message);
-            }
+            self.spent.add(&shared.spent, message, size);
         }
         self.count(shared, &pending, verdict.is_ok());
         let verdict = verdict.map_err(|error| error.during(shared.backend, "settle"));
@@ -188,10 +181,7 @@ impl Done {
     fn tell(&mut self, shared: &Shared) {
         self.tell_counts(shared);
         self.answers.drain(..).for_each(Answer::send);
-        if !self.spent.is_empty() {
-            shared.spent.put(std::mem::take(&mut self.spent), self.spent_bytes);
-        }
-        self.freed.clear();
+        shared.spent.put(std::mem::take(&mut self.spent));
     }
 }
 

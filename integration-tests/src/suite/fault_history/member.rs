@@ -78,10 +78,9 @@ impl Member {
     }
 
     /// Leaves when all that is in hand is settled, or after 20 s.
-    pub(super) async fn leave(self) -> Result<()> {
+    pub(super) async fn leave(self) -> mq::Result<()> {
         self.subscriber.close(Duration::from_secs(20)).await?;
-        self.client.close(Duration::from_secs(5)).await?;
-        Ok(())
+        self.client.close(Duration::from_secs(5)).await.map(drop)
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use mq::{Message, Page, Publisher, Selection, TopicName};
+use mq::{ErrorKind, Message, Page, Publisher, Selection, TopicName};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
@@ -81,8 +81,8 @@ impl Play {
         self.come_to_rest().await?;
         client.close(Duration::from_secs(10)).await?;
         let findings = check(&self.log.records.lock());
-        for member in self.members.drain(..) {
-            member.leave().await?;
+        for member in std::mem::take(&mut self.members) {
+            self.part_with(member).await?;
         }
         self.context.admin().delete_topic(&self.topic).await?;
         Ok(findings)
@@ -93,6 +93,16 @@ impl Play {
         let member = Member::join(&self.place, client, &self.log, self.plan.seed, self.joined).await?;
         self.joined += 1;
         self.members.push(member);
+        Ok(())
+    }
+
+    /// Lets a member leave. Beside a fault it may say that the broker did not hear of it.
+    async fn part_with(&self, member: Member) -> Result<()> {
+        let begun = self.log.now();
+        let Err(error) = member.leave().await else { return Ok(()) };
+        let told = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
+        let explained = self.log.records.lock().fault_between(begun, self.log.now());
+        ensure!(told && explained, "a member could not leave: {error}");
         Ok(())
     }
 
@@ -136,7 +146,7 @@ impl Play {
             }
             Fault::Turnover => {
                 let leaving = self.members.remove(0);
-                leaving.leave().await?;
+                self.part_with(leaving).await?;
                 self.join().await?;
             }
         }
