@@ -109,7 +109,7 @@ pub struct Events {
 
 impl Default for Events {
     fn default() -> Self {
-        Self { listeners: broadcast::Sender::new(256), counts: Arc::default() }
+        Self { listeners: broadcast::channel(256).0, counts: Arc::default() }
     }
 }
 

@@ -100,7 +100,7 @@ impl Outbox {
             messages: Arc::new(Semaphore::new(window.messages)),
             bytes: Arc::new(Semaphore::new(window.bytes)),
             window,
-            done: watch::Sender::new(false),
+            done: watch::channel(false).0,
             counters,
             backend,
         });

@@ -184,7 +184,7 @@ impl SubscriberBuilder {
             settle: Notify::new(),
             timers: Notify::new(),
             idle: Notify::new(),
-            stop: watch::Sender::new(false),
+            stop: watch::channel(false).0,
         });
         consume::start(&shared);
         let handle = Arc::new(Handle { shared, topics, group, runtime: tokio::runtime::Handle::current() });

@@ -38,6 +38,11 @@ pub trait Harness: Send + Sync + 'static {
     /// How long after a kill a dead process's messages are back, at the latest.
     fn session_bound(&self) -> Duration;
 
+    /// Whether the broker counts an attempt for what is on its way to a member that leaves in order.
+    fn leave_may_count(&self) -> bool {
+        false
+    }
+
     /// URLs that cannot work, each with what is wrong and the kind of error that it must give.
     fn broken_urls(&self) -> Vec<(&'static str, String, ErrorKind)>;
 
@@ -188,6 +193,10 @@ impl Harness for BrokerHarness {
 
     fn session_bound(&self) -> Duration {
         self.session_bound
+    }
+
+    fn leave_may_count(&self) -> bool {
+        self.name == "rabbitmq"
     }
 
     fn broken_urls(&self) -> Vec<(&'static str, String, ErrorKind)> {

@@ -68,6 +68,19 @@ fn a_retry_that_never_comes_back_is_lost() {
 }
 
 #[test]
+fn a_leave_adds_one_attempt_where_the_broker_counts_it_and_no_more() {
+    let mut records = good();
+    records.came[4].attempt = 2;
+    finds(&records, 4, "attempt 1 is 2 without a fault");
+    records.counted_leaves.push((s(130), s(139)));
+    finds(&records, 4, "attempt 1 is 2 without a fault");
+    records.counted_leaves.push((s(139), s(141)));
+    accepts(&records);
+    records.came[4].attempt = 3;
+    finds(&records, 4, "attempt 1 is 3 without a fault");
+}
+
+#[test]
 fn an_ack_that_failed_ends_a_message_only_beside_a_fault() {
     let mut records = good();
     records.came[4].answer = Some((s(144), Some("stale".into())));

@@ -99,7 +99,11 @@ impl Play {
     /// Lets a member leave. Beside a fault it may say that the broker did not hear of it.
     async fn part_with(&self, member: Member) -> Result<()> {
         let begun = self.log.now();
-        let Err(error) = member.leave().await else { return Ok(()) };
+        let left = member.leave().await;
+        if self.context.harness.leave_may_count() {
+            self.log.records.lock().counted_leaves.push((begun, self.log.now()));
+        }
+        let Err(error) = left else { return Ok(()) };
         let told = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
         let explained = self.log.records.lock().fault_between(begun, self.log.now());
         ensure!(told && explained, "a member could not leave: {error}");

@@ -64,6 +64,8 @@ pub(super) struct Records {
     pub(super) sent: Vec<Sent>,
     pub(super) came: Vec<Came>,
     pub(super) faults: Vec<Window>,
+    /// From when to when members left in order, where the broker counts an attempt for what is under way then.
+    pub(super) counted_leaves: Vec<(Time, Time)>,
     pub(super) letters: Vec<Letter>,
     /// What is wrong by itself.
     pub(super) wrong: Vec<String>,
@@ -73,6 +75,12 @@ impl Records {
     /// Returns whether a fault shows between the two times.
     pub(super) fn fault_between(&self, from: Time, to: Time) -> bool {
         self.faults.iter().any(|fault| fault.begun <= to && from <= fault.over)
+    }
+
+    /// Returns how many attempts members that left may have added to a message between the two times.
+    pub(super) fn counted_between(&self, from: Time, to: Time) -> u32 {
+        let between = self.counted_leaves.iter().filter(|(begun, ended)| *begun <= to && from <= *ended);
+        u32::try_from(between.count()).unwrap_or(u32::MAX)
     }
 
     /// Tells all that happened to a message.
