@@ -102,7 +102,10 @@ fn repeated(records: &Records, sent: Time, visits: &[&Came]) -> Vec<String> {
         if place > 0 {
             let before = visits[place - 1];
             let given_back = before.act.is_some_and(|(at, act)| at <= came.at && gives_back(act));
-            let over = before.answer.as_ref().map_or(came.at, |(at, _)| (*at).min(came.at));
+            // Nobody is told when what was dropped is settled.
+            let dropped = visits[..place].iter().any(|came| matches!(came.act, Some((_, Act::Drop))));
+            let answered = before.answer.as_ref().filter(|_| !dropped).map(|(at, _)| *at);
+            let over = answered.map_or(came.at, |at| at.min(came.at));
             if !given_back && !records.fault_between(sent, over) {
                 wrong.push(format!("came again at {:?} though nothing explains it", came.at));
             }

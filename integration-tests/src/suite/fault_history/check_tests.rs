@@ -68,6 +68,20 @@ fn a_retry_that_never_comes_back_is_lost() {
 }
 
 #[test]
+fn a_drop_may_be_settled_late_and_so_come_twice_beside_a_fault() {
+    let mut records = good();
+    records.came[4].act = Some((s(143), Act::Drop));
+    records.came.push(visit(4, 2, s(144), Act::Ack));
+    records.came.push(visit(4, 2, s(148), Act::Ack));
+    finds(&records, 4, "came again at 148s though nothing explains it");
+    fault(&mut records, 147, 147);
+    accepts(&records);
+    // An ack that was answered before the fault is final.
+    records.came[4].act = Some((s(143), Act::Retry(1)));
+    finds(&records, 4, "came again at 148s though nothing explains it");
+}
+
+#[test]
 fn a_leave_adds_one_attempt_where_the_broker_counts_it_and_no_more() {
     let mut records = good();
     records.came[4].attempt = 2;
