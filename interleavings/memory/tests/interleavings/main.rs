@@ -4,6 +4,8 @@
 //! each of their steps. A lost wake-up shows as a scenario that never ends. Time is not modelled: who sleeps
 //! may go on at once, and a limit of time is never over.
 
+mod slow;
+
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -11,9 +13,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use mq_core::driver::Context;
 use mq_core::{AckMode, Client, ClientOptions, GroupName, GroupSettings, Message, Publisher, Subscriber, TopicName, ack_all};
-use mq_memory_interleaved::{Broker, MemoryConfig};
 use shuttle::future::{JoinHandle, block_on, spawn};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, MaxSteps, Runner};
@@ -37,6 +37,10 @@ fn explore<F: Future<Output = ()> + 'static>(scenario: impl Fn() -> F + Send + S
     };
     run(Box::new(RandomScheduler::new(TRIES)));
     run(Box::new(PctScheduler::new(CHANGES, TRIES)));
+}
+
+fn client() -> Client {
+    slow::client(ClientOptions::default())
 }
 
 async fn publisher(client: &Client) -> Publisher {
@@ -81,7 +85,7 @@ fn once(bodies: &[&str]) -> BTreeMap<Vec<u8>, usize> {
 #[test]
 fn sends_that_meet_are_all_confirmed_and_come_once() {
     explore(async || {
-        let client = Broker::new().client();
+        let client = client();
         let (subscriber, publisher) = (subscriber(&client).await, publisher(&client).await);
         let senders = ["a", "b"].map(|body| sending(&publisher, body));
         let batch = vec![Message::new("c"), Message::new("d")];
@@ -100,8 +104,7 @@ fn a_send_that_is_given_up_holds_nobody_up() {
     explore(async || {
         // Room for one: who is given up leaves it to the others.
         let options = ClientOptions::default().in_flight(1, 1 << 20);
-        let client =
-            Client::new(Broker::new().backend(MemoryConfig::default(), Context::default()), options);
+        let client = slow::client(options);
         let (subscriber, publisher) = (subscriber(&client).await, publisher(&client).await);
         let others = ["a", "b"].map(|body| sending(&publisher, body));
         // Perhaps while another one is sent.
@@ -121,7 +124,7 @@ fn a_send_that_is_given_up_holds_nobody_up() {
 #[test]
 fn receivers_of_one_subscriber_share_and_miss_nothing() {
     explore(async || {
-        let client = Broker::new().client();
+        let client = client();
         let (subscriber, publisher) = (subscriber(&client).await, publisher(&client).await);
         let single = {
             let subscriber = subscriber.clone();
@@ -148,7 +151,7 @@ fn receivers_of_one_subscriber_share_and_miss_nothing() {
 #[test]
 fn acks_from_several_tasks_are_all_answered() {
     explore(async || {
-        let client = Broker::new().client();
+        let client = client();
         let (subscriber, publisher) = (subscriber(&client).await, publisher(&client).await);
         for body in ["a", "b", "c", "d"] {
             publisher.send(Message::new(body)).await.unwrap();
@@ -171,7 +174,7 @@ fn acks_from_several_tasks_are_all_answered() {
 #[test]
 fn closing_under_load_gives_back_what_is_not_acked() {
     explore(async || {
-        let client = Broker::new().client();
+        let client = client();
         let (leaving, publisher) = (subscriber(&client).await, publisher(&client).await);
         for body in ["a", "b", "c"] {
             publisher.send(Message::new(body)).await.unwrap();
@@ -201,7 +204,7 @@ fn closing_under_load_gives_back_what_is_not_acked() {
 #[test]
 fn a_key_stays_in_order_when_its_lane_moves() {
     explore(async || {
-        let client = Broker::new().client();
+        let client = client();
         let settings = GroupSettings::default().ordered();
         let join = || client.subscriber("t", "g").settings(settings.clone()).open();
         let (first, publisher) = (join().await.unwrap(), publisher(&client).await);
@@ -239,7 +242,7 @@ fn a_key_stays_in_order_when_its_lane_moves() {
 #[test]
 fn at_most_once_reaches_one_of_two_receivers() {
     explore(async || {
-        let client = Broker::new().client();
+        let client = client();
         let subscriber = client.subscriber("t", "g").ack_mode(AckMode::Auto).open().await.unwrap();
         let publisher = publisher(&client).await;
         let receivers = [0, 1].map(|_| {
