@@ -109,15 +109,17 @@ fn a_send_that_is_given_up_holds_nobody_up() {
         let others = ["a", "b"].map(|body| sending(&publisher, body));
         // Perhaps while another one is sent.
         poll_once_and_drop(publisher.send(Message::new("given up"))).await;
+        // Queued: only the answer is given up.
+        poll_once_and_drop(publisher.enqueue(Message::new("queued")).await.unwrap()).await;
         for sender in others {
             sender.await.unwrap();
         }
         publisher.send(Message::new("c")).await.unwrap();
-        let mut came = take(&subscriber, 3).await;
+        let mut came = take(&subscriber, 4).await;
         if came.remove(&b"given up"[..]).is_some() {
             came.append(&mut take(&subscriber, 1).await);
         }
-        assert_eq!(came, once(&["a", "b", "c"]));
+        assert_eq!(came, once(&["a", "b", "c", "queued"]));
     });
 }
 
@@ -219,20 +221,24 @@ fn a_key_stays_in_order_when_its_lane_moves() {
                 }
             })
         };
-        let working = work(first.clone());
+        let working = [work(first.clone()), work(first.clone())];
         publisher.send(Message::new("1").key("k")).await.unwrap();
         let second = join().await.unwrap();
-        let also_working = work(second.clone());
+        let also_working = [work(second.clone()), work(second.clone())];
         for body in ["2", "3"] {
             publisher.send(Message::new(body).key("k")).await.unwrap();
         }
         first.close(LIMIT).await.unwrap();
-        working.await.unwrap();
+        for working in working {
+            working.await.unwrap();
+        }
         while !is_empty(&client).await {
             shuttle::future::yield_now().await;
         }
         second.close(LIMIT).await.unwrap();
-        also_working.await.unwrap();
+        for working in also_working {
+            working.await.unwrap();
+        }
         let mut seen = seen.lock().unwrap().clone();
         seen.dedup();
         assert_eq!(seen, [b"1", b"2", b"3"]);
