@@ -23,6 +23,8 @@ use super::reaper::{RUN_LABEL, Sweep, current_run, spawn_reaper, sweep};
 const STOP_SECONDS: i32 = 30;
 const KILL_LIMIT: Duration = Duration::from_secs(30);
 const REMOVE_LIMIT: Duration = Duration::from_secs(30);
+/// Tries of the engine to freeze a container.
+const FREEZES: u32 = 5;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread()
@@ -121,8 +123,15 @@ impl Container {
     }
 
     pub(super) async fn pause(&self) -> Result<()> {
-        let container = self.handle()?;
-        detached(async move { Ok(container.pause().await?) }).await.context("pausing a container")
+        // A busy machine may fail to freeze a container at once.
+        for _ in 0..FREEZES {
+            let container = self.handle()?;
+            match detached(async move { Ok(container.pause().await?) }).await {
+                Err(error) if format!("{error:#}").contains("unable to freeze") => {}
+                paused => return paused.context("pausing a container"),
+            }
+        }
+        bail!("pausing a container: it could not be frozen in {FREEZES} tries")
     }
 
     pub(super) async fn unpause(&self) -> Result<()> {

@@ -65,8 +65,7 @@ impl State {
 
     pub(super) fn finish_revocations(&mut self) {
         let hands = &self.hands;
-        self.revoking
-            .retain(|revocation| hands.iter().any(|(_, hand)| hand.token.lane == revocation.lane));
+        self.revoking.retain(|revocation| hands.iter().any(|(_, hand)| hand.token.lane == revocation.lane));
     }
 
     /// Returns how many of each subscription are in hand or settling.

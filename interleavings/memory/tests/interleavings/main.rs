@@ -13,7 +13,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use mq_core::{AckMode, Client, ClientOptions, GroupName, GroupSettings, Message, Publisher, Subscriber, TopicName, ack_all};
+use mq_core::{
+    AckMode, Client, ClientOptions, GroupName, GroupSettings, Message, Publisher, Subscriber, TopicName,
+    ack_all,
+};
 use shuttle::future::{JoinHandle, block_on, spawn};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, MaxSteps, Runner};
