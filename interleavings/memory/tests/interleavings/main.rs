@@ -75,8 +75,12 @@ async fn poll_once_and_drop(future: impl Future) {
     poll_fn(|cx| Poll::Ready(drop(future.as_mut().poll(cx)))).await;
 }
 
+fn names() -> (TopicName, GroupName) {
+    (TopicName::new("t").unwrap(), GroupName::new("g").unwrap())
+}
+
 async fn is_empty(client: &Client) -> bool {
-    let (topic, group) = (TopicName::new("t").unwrap(), GroupName::new("g").unwrap());
+    let (topic, group) = names();
     let stats = client.admin().stats(&topic, &group).await.unwrap();
     (stats.ready, stats.in_flight) == (Some(0), Some(0))
 }
@@ -123,6 +127,88 @@ fn a_send_that_is_given_up_holds_nobody_up() {
             came.append(&mut take(&subscriber, 1).await);
         }
         assert_eq!(came, once(&["a", "b", "c", "queued"]));
+    });
+}
+
+#[test]
+fn a_send_whose_caller_goes_away_comes() {
+    explore(async || {
+        let client = client();
+        let (subscriber, publisher) = (subscriber(&client).await, publisher(&client).await);
+        // There is room, so it is queued when it is first polled.
+        poll_once_and_drop(publisher.send(Message::new("a"))).await;
+        assert_eq!(take(&subscriber, 1).await, once(&["a"]));
+    });
+}
+
+#[test]
+fn closing_waits_for_sends_under_way_and_ends() {
+    explore(async || {
+        let client = client();
+        let (subscriber, publisher) = (subscriber(&client).await, publisher(&client).await);
+        let sender = {
+            let publisher = publisher.clone();
+            spawn(async move { publisher.send(Message::new("a")).await.is_ok() })
+        };
+        let admin = client.admin();
+        let closing = {
+            let client = client.clone();
+            spawn(async move { drop(client.close(LIMIT).await.unwrap()) })
+        };
+        closing.await.unwrap();
+        let confirmed = sender.await.unwrap();
+        assert!(subscriber.receive().await.is_err(), "closed with the client");
+        let (topic, group) = names();
+        let ready = admin.stats(&topic, &group).await.unwrap().ready;
+        assert_eq!(ready, Some(u64::from(confirmed)));
+    });
+}
+
+#[test]
+fn each_of_several_receivers_is_woken() {
+    explore(async || {
+        let client = client();
+        let (subscriber, publisher) = (subscriber(&client).await, publisher(&client).await);
+        // Each keeps what it got, so that nothing else moves.
+        let receivers = [0, 1, 2].map(|_| {
+            let subscriber = subscriber.clone();
+            spawn(async move { subscriber.receive().await.unwrap() })
+        });
+        let bodies = ["a", "b", "c"];
+        for verdict in publisher.send_batch(bodies.map(Message::new).into()).await {
+            verdict.unwrap();
+        }
+        let mut came = BTreeMap::new();
+        for receiver in receivers {
+            let delivery = receiver.await.unwrap();
+            *came.entry(delivery.payload().to_vec()).or_default() += 1;
+            delivery.ack().await.unwrap();
+        }
+        assert_eq!(came, once(&bodies));
+    });
+}
+
+#[test]
+fn an_answered_ack_makes_room_in_a_full_window() {
+    explore(async || {
+        let client = client();
+        let subscriber = client.subscriber("t", "g").prefetch(1).open().await.unwrap();
+        let publisher = publisher(&client).await;
+        let bodies = ["a", "b", "c"];
+        for verdict in publisher.send_batch(bodies.map(Message::new).into()).await {
+            verdict.unwrap();
+        }
+        let mut acks = Vec::new();
+        let mut came = BTreeMap::new();
+        for _ in bodies {
+            let delivery = subscriber.receive().await.unwrap();
+            *came.entry(delivery.payload().to_vec()).or_default() += 1;
+            acks.push(delivery.ack());
+        }
+        for ack in acks {
+            ack.await.unwrap();
+        }
+        assert_eq!(came, once(&bodies));
     });
 }
 
