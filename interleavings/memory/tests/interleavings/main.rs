@@ -189,6 +189,46 @@ fn each_of_several_receivers_is_woken() {
 }
 
 #[test]
+fn who_waits_for_a_key_is_woken_when_it_is_free() {
+    explore(async || {
+        let client = client();
+        let subscriber = client.subscriber("t", "g").ordered().open().await.unwrap();
+        let publisher = publisher(&client).await;
+        for body in ["1", "2"] {
+            publisher.send(Message::new(body).key("k")).await.unwrap();
+        }
+        let receivers = [0, 1].map(|_| {
+            let subscriber = subscriber.clone();
+            spawn(async move {
+                let delivery = subscriber.receive().await.unwrap();
+                let body = delivery.payload().to_vec();
+                delivery.ack().await.unwrap();
+                body
+            })
+        });
+        let mut came = Vec::new();
+        for receiver in receivers {
+            came.push(receiver.await.unwrap());
+        }
+        came.sort();
+        assert_eq!(came, [b"1", b"2"]);
+    });
+}
+
+#[test]
+fn a_send_that_is_not_polled_keeps_nobody_waiting() {
+    explore(async || {
+        let client = slow::client(ClientOptions::default().in_flight(1, 1 << 20));
+        let (subscriber, publisher) = (subscriber(&client).await, publisher(&client).await);
+        let mut left_alone = pin!(publisher.send(Message::new("a")));
+        // It has the only place in the window.
+        poll_fn(|cx| Poll::Ready(drop(left_alone.as_mut().poll(cx)))).await;
+        sending(&publisher, "b").await.unwrap();
+        assert_eq!(take(&subscriber, 2).await, once(&["a", "b"]));
+    });
+}
+
+#[test]
 fn an_answered_ack_makes_room_in_a_full_window() {
     explore(async || {
         let client = client();
