@@ -100,6 +100,9 @@ pub struct GroupSettings {
     pub max_attempts: u32,
     /// Messages of one key in order and one at a time. Default off.
     pub ordered: bool,
+    /// Whether a message that is retried or deferred holds the others of its key. Default off: they pass.
+    #[serde(default)]
+    pub hold_key: bool,
     /// Where the group begins when it is first declared; not compared afterwards.
     pub start: Start,
     /// Whether the group is private to a process and removed with it.
@@ -112,6 +115,7 @@ impl Default for GroupSettings {
             lease: Duration::from_secs(30),
             max_attempts: 5,
             ordered: false,
+            hold_key: false,
             start: Start::Latest,
             ephemeral: false,
         }
@@ -144,6 +148,25 @@ impl GroupSettings {
         self
     }
 
+    /// Has a message that is retried or deferred hold its key: it stays with its holder until it is
+    /// due again, and the key's others come once it is acked or a dead letter. Other keys flow
+    /// meanwhile. Only with [`ordered`](Self::ordered); a message without a key is retried as elsewhere.
+    ///
+    /// What waits so is held and counts against the prefetch: with as many waiting as the prefetch
+    /// allows, nothing more is fetched until one of them is due.
+    ///
+    /// # Examples
+    /// ```
+    /// # use mq_core::GroupSettings;
+    /// let settings = GroupSettings::default().ordered().hold_key(true);
+    /// assert!(settings.validate().is_ok());
+    /// ```
+    #[must_use]
+    pub fn hold_key(mut self, hold: bool) -> Self {
+        self.hold_key = hold;
+        self
+    }
+
     /// Sets where a new group begins.
     #[must_use]
     pub fn start(mut self, start: Start) -> Self {
@@ -163,6 +186,11 @@ impl GroupSettings {
         if self.max_attempts == 0 {
             return wrong("max_attempts is 0; use at least 1".into());
         }
+        if self.hold_key && !self.ordered {
+            return wrong(
+                "hold_key is set and ordered is not; add `ordered()`, or leave hold_key out".into(),
+            );
+        }
         Ok(())
     }
 
@@ -180,6 +208,9 @@ impl GroupSettings {
         }
         if self.ordered != wanted.ordered {
             differ.push(format!("ordered is {}, not {}", self.ordered, wanted.ordered));
+        }
+        if self.hold_key != wanted.hold_key {
+            differ.push(format!("hold_key is {}, not {}", self.hold_key, wanted.hold_key));
         }
         if differ.is_empty() {
             return Ok(());

@@ -157,6 +157,7 @@ impl Intake {
             envelope,
             redelivered,
             suspect: None,
+            not_before: None,
             position: None,
         });
         match (returned, place.ordered) {

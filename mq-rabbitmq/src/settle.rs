@@ -261,6 +261,7 @@ impl Plan {
             let Some(entry) = held.take(token.high) else { continue };
             match outcome {
                 Outcome::Ack => plan.acks.push((place, token.high, entry.lone)),
+                Outcome::Hold(_) => {}
                 Outcome::Relocate(relocation) => {
                     plan.copies.push(copy_of(session, group, &entry, *relocation));
                     plan.moves.push((place, token.high, entry));

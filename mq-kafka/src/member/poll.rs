@@ -150,6 +150,7 @@ impl Memory {
             message: InPlace::blank(),
             envelope: Envelope::default(),
             suspect: None,
+            not_before: None,
             position,
         })
     }
