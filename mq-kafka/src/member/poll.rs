@@ -139,6 +139,7 @@ impl Memory {
                 place.subscription = subscription;
                 place.redelivered = false;
                 place.suspect = None;
+                place.not_before = None;
                 place.position = position;
                 return spent;
             }
