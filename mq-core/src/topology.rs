@@ -224,3 +224,28 @@ impl GroupSettings {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_older_versions_hold_no_key() {
+        let settings = GroupSettings::default().ordered();
+        let mut stored = serde_json::to_value(&settings).unwrap();
+        assert!(stored.as_object_mut().unwrap().remove("hold_key").is_some());
+        let stored: GroupSettings = serde_json::from_value(stored).unwrap();
+        assert_eq!(stored, settings);
+        let error = stored.check_same(&settings.clone().hold_key(true)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Mismatch);
+        assert!(error.to_string().contains("hold_key is false, not true"), "{error}");
+    }
+
+    #[test]
+    fn hold_key_needs_order() {
+        let error = GroupSettings::default().hold_key(true).validate().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("add `ordered()`"), "{error}");
+        GroupSettings::default().ordered().hold_key(true).validate().unwrap();
+    }
+}

@@ -313,23 +313,21 @@ mod tests {
 
     use super::*;
 
-    /// A life of one owner: fetch so many, settle some, reserve, then die or leave.
+    /// A life of one owner: fetch so many, settle some, keep some, reserve, then die or leave.
     #[derive(Clone, Debug)]
     struct Life {
         fetch: usize,
         acks: Vec<prop::sample::Index>,
+        keeps: Vec<prop::sample::Index>,
         uncommitted: Vec<prop::sample::Index>,
         clean: bool,
     }
 
     fn life() -> impl Strategy<Value = Life> {
         let picks = || proptest::collection::vec(any::<prop::sample::Index>(), 0..30);
-        (0usize..60, picks(), picks(), any::<bool>()).prop_map(|(fetch, acks, uncommitted, clean)| Life {
-            fetch,
-            acks,
-            uncommitted,
-            clean,
-        })
+        (0usize..60, picks(), picks(), picks(), any::<bool>()).prop_map(
+            |(fetch, acks, keeps, uncommitted, clean)| Life { fetch, acks, keeps, uncommitted, clean },
+        )
     }
 
     proptest! {
@@ -341,6 +339,7 @@ mod tests {
             let mut done = BTreeSet::new();
             let mut crashes: BTreeMap<i64, u32> = BTreeMap::new();
             let mut seen = BTreeSet::new();
+            let mut kept: BTreeMap<i64, Kept> = BTreeMap::new();
             let (mut offset, mut metadata) = (0, String::new());
             for life in lives {
                 let mut tracker = Tracker::resume(offset, &metadata);
@@ -352,6 +351,7 @@ mod tests {
                     if let Some(delivered) = delivered {
                         prop_assert_eq!(delivered.crashes, crashes.get(&record).copied().unwrap_or(0));
                         prop_assert_eq!(delivered.seen, seen.contains(&record));
+                        prop_assert_eq!(delivered.kept, kept.get(&record).copied());
                         held.push(record);
                     }
                 }
@@ -360,6 +360,15 @@ mod tests {
                     let record = *pick.get(&held);
                     let expected = if done.insert(record) { Acked::Now } else { Acked::Before };
                     prop_assert_eq!(tracker.ack(record), expected);
+                }
+                for (number, pick) in (2u32..).zip(life.keeps.iter().filter(|_| !held.is_empty())) {
+                    let (record, next) = (*pick.get(&held), Kept { attempt: number, until: u64::from(number % 3) * 900 });
+                    let expected = if done.contains(&record) { Keeping::Unknown } else { Keeping::Noted };
+                    prop_assert_eq!(tracker.keep(record, next), expected);
+                    if expected == Keeping::Noted {
+                        kept.insert(record, next);
+                        crashes.remove(&record);
+                    }
                 }
                 let ending = if life.clean { Ending::Clean } else { Ending::Live };
                 let snapshot = tracker.snapshot(ending);
