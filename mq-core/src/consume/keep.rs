@@ -27,15 +27,16 @@ impl State {
             self.ready.push_back(incoming);
         } else {
             self.timed = true;
-            self.hold(incoming.not_before.unwrap_or_default(), incoming, Turn::Taken);
+            let at = incoming.not_before.max(incoming.message.deliver_at).unwrap_or_default();
+            self.hold(at, incoming, Turn::Taken);
         }
     }
 
     /// Decides about what has the turn of its key and whose time came.
     pub(super) fn resume(&mut self, incoming: Arc<Incoming>, now: Timestamp) {
         match policy::admit(&incoming, &self.settings[incoming.subscription], now) {
-            Admission::Deliver => self.ready.push_back(incoming),
-            Admission::Hold(at) => self.hold(at, incoming, Turn::Taken),
+            // It was held as long as it says.
+            Admission::Deliver | Admission::Hold(_) => self.ready.push_back(incoming),
             Admission::Alone => self.alone.push_back(incoming),
             Admission::Dead => self.bury(incoming, Turn::Taken, now),
         }
