@@ -250,8 +250,12 @@ impl RabbitConsumer {
     /// been another member's since.
     async fn recall(&self, intake: &mut Intake) -> Result<()> {
         let mut pause = Pause::default();
-        while let Some((lane, queue)) = intake.unread() {
-            match record::read_kept(&self.shared.topology, &queue).await {
+        while let Some((session, lane)) = intake.unread() {
+            // Who writes has the record in hand meanwhile, where nobody sees it.
+            let alone = session.kept[lane].lock().await;
+            let read = record::read_kept(&self.shared.topology, &session.lanes[lane].queue).await;
+            drop(alone);
+            match read {
                 Ok(lines) => intake.recall(lane, &lines),
                 Err(error) if heals(&error) => {
                     // Without it there would be too few attempts, and too early.

@@ -228,11 +228,11 @@ impl Intake {
         &self.known[lane]
     }
 
-    /// Returns a lane of whose messages a former holder may have recorded something, with its queue.
-    pub(crate) fn unread(&self) -> Option<(usize, Arc<str>)> {
-        let session = self.session.as_ref()?;
+    /// Returns a lane of whose messages a former holder may have recorded something, with its session.
+    pub(crate) fn unread(&self) -> Option<(Arc<Session>, usize)> {
+        let session = self.session.clone()?;
         let lane = self.ready[*self.unread.first()?].token.lane as usize;
-        Some((lane, session.lanes[lane].queue.clone()))
+        Some((session, lane))
     }
 
     /// Gives the messages of a lane that hold their key the history and the time recorded of them.

@@ -69,7 +69,7 @@ pub(crate) struct Session {
     pub(crate) epoch: u32,
     pub(crate) channel: Channel,
     pub(crate) lanes: Vec<Lane>,
-    /// The records of what holds its key, by lane; who writes one has its lock.
+    /// The records of what holds its key, by lane; who reads or writes one has its lock.
     pub(crate) kept: Vec<tokio::sync::Mutex<Keep>>,
     pub(crate) held: Mutex<Tracker<Entry>>,
     pub(crate) within: Duration,
