@@ -109,6 +109,7 @@ struct Line<'a> {
     lease_ms: u64,
     max_attempts: u32,
     ordered: bool,
+    hold_key: bool,
 }
 
 fn show(
@@ -123,6 +124,7 @@ fn show(
         lease_ms: u64::try_from(settings.lease.as_millis()).unwrap_or(u64::MAX),
         max_attempts: settings.max_attempts,
         ordered: settings.ordered,
+        hold_key: settings.hold_key,
     };
     if session.output.json {
         return session.output.json(&line);
@@ -132,7 +134,11 @@ fn show(
         line.group.to_owned(),
         format!("{:?}", settings.lease),
         line.max_attempts.to_string(),
-        if line.ordered { "by key".to_owned() } else { "-".to_owned() },
+        match (line.ordered, line.hold_key) {
+            (true, true) => "by key, held".to_owned(),
+            (true, false) => "by key".to_owned(),
+            (false, _) => "-".to_owned(),
+        },
     ];
     session.output.table(["topic", "group", "lease", "max attempts", "order"], &[row])
 }

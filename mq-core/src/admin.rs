@@ -94,6 +94,9 @@ impl Admin {
         if settings.ordered {
             self.require(Capability::KeyOrder)?;
         }
+        if settings.hold_key {
+            self.require(Capability::HoldKey)?;
+        }
         if settings.ephemeral {
             self.require(Capability::Broadcast)?;
         }

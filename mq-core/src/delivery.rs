@@ -100,6 +100,9 @@ impl Delivery {
 
     /// Failed: another attempt after `after`, held by the broker; after the last attempt, a dead letter.
     ///
+    /// The key's others pass it. In a group with [`hold_key`](crate::GroupSettings::hold_key) they wait: the message
+    /// stays with this subscriber, and the broker knows the attempt and the moment.
+    ///
     /// Where the broker refuses the copy for good (it grew over a limit), this returns `Rejected` and
     /// the message becomes a dead letter, tried until the broker takes it.
     pub fn retry(self, after: Duration) -> Settled {
@@ -116,7 +119,7 @@ impl Delivery {
         self.settle(Action::Dead { reason: reason.into(), error: None })
     }
 
-    /// Not now: given back, not before `after`, and not counted as an attempt.
+    /// Not now: given back, not before `after`, and not counted as an attempt. It holds its key as a retry does.
     pub fn defer(self, after: Duration) -> Settled {
         self.settle(Action::Defer { after })
     }

@@ -30,7 +30,7 @@ use async_trait::async_trait;
 
 pub use self::admin::{Admin, DeadLetter, Page, Pending, Selection, Stats, TopicInfo};
 use crate::capability::Capabilities;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::envelope::Envelope;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Events;
@@ -191,6 +191,8 @@ pub struct Incoming {
     pub redelivered: bool,
     /// Set if a member died with it.
     pub suspect: Option<Suspect>,
+    /// Set if a member recorded by [`Outcome::Hold`] that it comes no earlier; it holds its key until then.
+    pub not_before: Option<Timestamp>,
     /// Where it is stored.
     pub position: Option<Position>,
 }
@@ -234,6 +236,24 @@ pub enum Outcome {
     Ack,
     /// Stored elsewhere, confirmed, and only then done with here.
     Relocate(Box<Relocation>),
+    /// Kept by this member, to be handed out again; only where the group has
+    /// [`hold_key`](GroupSettings::hold_key).
+    ///
+    /// `Ok` means that it is durable: whoever gets the message after this member gets
+    /// [`Incoming::envelope`] and [`Incoming::not_before`] as they are here (one attempt more if this
+    /// member died, and without [`Suspect::started`]), in its place among the others of its lane. The
+    /// delivery and its token stay as they are. It may be held again and again; the record goes when
+    /// the message is settled. The driver may leave out `error` and `first_seen`.
+    Hold(Box<Hold>),
+}
+
+/// What is recorded of a message that is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hold {
+    /// Its history; `attempt` is that of the next delivery.
+    pub envelope: Envelope,
+    /// When it comes again, if not at once.
+    pub until: Option<Timestamp>,
 }
 
 /// Where a relocated message goes; always of the same group.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytestring::ByteString;
 
 use crate::clock::Timestamp;
-use crate::driver::{Destination, Incoming, Relocation};
+use crate::driver::{Destination, Hold, Incoming, Outcome, Relocation};
 use crate::envelope::{Death, Envelope};
 use crate::message::Message;
 use crate::topology::GroupSettings;
@@ -32,6 +32,9 @@ pub enum Admission {
 #[must_use]
 pub fn admit(incoming: &Incoming, settings: &GroupSettings, now: Timestamp) -> Admission {
     let attempt = incoming.envelope.attempt;
+    if let Some(at) = incoming.not_before.filter(|at| *at > now) {
+        return Admission::Hold(at);
+    }
     match incoming.suspect {
         // With a single attempt there is no second one to find the guilty with.
         Some(suspect) if attempt >= settings.max_attempts => {
@@ -61,17 +64,26 @@ pub struct Case<'a> {
 impl Case<'_> {
     /// Another attempt after `after`, or a dead letter if this was the last one.
     #[must_use]
-    pub fn retry(&self, after: Duration, error: Option<ByteString>) -> Relocation {
+    pub fn retry(&self, after: Duration, error: Option<ByteString>) -> Outcome {
         if self.envelope.attempt >= self.settings.max_attempts {
-            return self.dead(MAX_ATTEMPTS.into(), error);
+            return Outcome::Relocate(Box::new(self.dead(MAX_ATTEMPTS.into(), error)));
         }
-        self.relocate(Destination::Inbox, self.envelope.attempt + 1, self.due(after), error)
+        self.again(self.envelope.attempt + 1, after, error)
     }
 
     /// The same attempt again after `after`.
     #[must_use]
-    pub fn defer(&self, after: Duration) -> Relocation {
-        self.relocate(Destination::Inbox, self.envelope.attempt, self.due(after), None)
+    pub fn defer(&self, after: Duration) -> Outcome {
+        self.again(self.envelope.attempt, after, None)
+    }
+
+    /// Kept where it holds its key, in the inbox where others pass.
+    fn again(&self, attempt: u32, after: Duration, error: Option<ByteString>) -> Outcome {
+        let until = (!after.is_zero()).then(|| self.now.plus(after));
+        if holds_key(self.message, self.settings) {
+            return Outcome::Hold(Box::new(Hold { envelope: self.history(attempt, error), until }));
+        }
+        Outcome::Relocate(Box::new(self.relocate(Destination::Inbox, attempt, until, error)))
     }
 
     /// A dead letter.
@@ -83,10 +95,6 @@ impl Case<'_> {
         relocation
     }
 
-    fn due(&self, after: Duration) -> Option<Timestamp> {
-        (!after.is_zero()).then(|| self.now.plus(after))
-    }
-
     fn relocate(
         &self,
         to: Destination,
@@ -96,18 +104,24 @@ impl Case<'_> {
     ) -> Relocation {
         let mut message = self.message.clone();
         message.deliver_at = at;
-        Relocation {
-            to,
-            message,
-            envelope: Envelope {
-                attempt,
-                first_seen: self.envelope.first_seen.or(Some(self.now)),
-                error: error.or_else(|| self.envelope.error.clone()),
-                target: None,
-                death: None,
-            },
+        Relocation { to, message, envelope: self.history(attempt, error) }
+    }
+
+    fn history(&self, attempt: u32, error: Option<ByteString>) -> Envelope {
+        Envelope {
+            attempt,
+            first_seen: self.envelope.first_seen.or(Some(self.now)),
+            error: error.or_else(|| self.envelope.error.clone()),
+            target: None,
+            death: None,
         }
     }
+}
+
+/// Returns whether a message that is tried again holds the others of its key.
+#[must_use]
+pub fn holds_key(message: &Message, settings: &GroupSettings) -> bool {
+    settings.hold_key && message.key.is_some()
 }
 
 /// Makes the history and message with which a dead letter goes back to its group: attempts start
@@ -131,6 +145,7 @@ mod tests {
             envelope: Envelope { attempt, ..Envelope::default() },
             redelivered: suspect.is_some(),
             suspect: suspect.map(|started| Suspect { started }),
+            not_before: None,
             position: None,
         }
     }
@@ -156,10 +171,12 @@ mod tests {
         let case = |attempt| Envelope { attempt, ..Envelope::default() };
         let first = Case { message: &message, envelope: &case(1), settings: &settings, now }
             .retry(Duration::from_millis(5), None);
+        let first = moved(first);
         assert_eq!((first.to, first.envelope.attempt), (Destination::Inbox, 2));
         assert_eq!(first.message.deliver_at, Some(Timestamp::from_millis(15)));
         let last = Case { message: &message, envelope: &first.envelope, settings: &settings, now }
             .retry(Duration::ZERO, Some("no".into()));
+        let last = moved(last);
         assert_eq!((last.to, last.envelope.attempt), (Destination::Dead, 2));
         assert_eq!(last.envelope.death.map(|death| death.reason), Some(MAX_ATTEMPTS.into()));
         assert_eq!(last.envelope.error, Some("no".into()));
@@ -171,6 +188,38 @@ mod tests {
         let (message, envelope) = (Message::new("x"), Envelope { attempt: 2, ..Envelope::default() });
         let case =
             Case { message: &message, envelope: &envelope, settings: &settings, now: Timestamp::default() };
-        assert_eq!(case.defer(Duration::ZERO).envelope.attempt, 2);
+        assert_eq!(moved(case.defer(Duration::ZERO)).envelope.attempt, 2);
+    }
+
+    #[test]
+    fn what_holds_its_key_is_kept_until_its_last_attempt() {
+        let settings = GroupSettings::default().ordered().hold_key(true).max_attempts(2);
+        let (keyed, keyless) = (Message::new("x").key("k"), Message::new("x"));
+        let now = Timestamp::from_millis(10);
+        let retry = |message: &Message, attempt| {
+            let envelope = Envelope { attempt, ..Envelope::default() };
+            Case { message, envelope: &envelope, settings: &settings, now }
+                .retry(Duration::from_millis(5), Some("no".into()))
+        };
+        let Outcome::Hold(hold) = retry(&keyed, 1) else { panic!("moved") };
+        assert_eq!((hold.envelope.attempt, hold.until), (2, Some(Timestamp::from_millis(15))));
+        assert_eq!(hold.envelope.error, Some("no".into()));
+        assert_eq!(moved(retry(&keyed, 2)).to, Destination::Dead);
+        assert_eq!(moved(retry(&keyless, 1)).to, Destination::Inbox);
+    }
+
+    #[test]
+    fn what_waits_is_not_even_run_alone_before_its_time() {
+        let settings = GroupSettings::default().max_attempts(2);
+        let mut waits = incoming(2, Some(false));
+        waits.not_before = Some(Timestamp::from_millis(5));
+        let admit = |now| admit(&waits, &settings, Timestamp::from_millis(now));
+        assert_eq!(admit(4), Admission::Hold(Timestamp::from_millis(5)));
+        assert_eq!(admit(5), Admission::Alone);
+    }
+
+    fn moved(outcome: Outcome) -> Relocation {
+        let Outcome::Relocate(relocation) = outcome else { panic!("not moved: {outcome:?}") };
+        *relocation
     }
 }

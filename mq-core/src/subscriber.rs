@@ -104,6 +104,13 @@ impl SubscriberBuilder {
         self
     }
 
+    /// Has a message that is retried or deferred hold the others of its key; see
+    /// [`GroupSettings::hold_key`].
+    pub fn hold_key(mut self, hold: bool) -> Self {
+        self.settings.hold_key = hold;
+        self
+    }
+
     /// Sets where the group begins if it is new.
     pub fn start(mut self, start: Start) -> Self {
         self.settings.start = start;
@@ -144,6 +151,8 @@ impl SubscriberBuilder {
     async fn join(self) -> Result<Subscriber> {
         let group = self.group?;
         let topics = self.topics.into_iter().collect::<Result<Vec<TopicName>>>()?;
+        // Before anything is made.
+        self.settings.validate()?;
         let admin = self.client.admin_with(self.policy);
         let mut spec = self.spec;
         if self.settings.ordered && spec.partitions.is_none() && self.policy == Policy::Create {

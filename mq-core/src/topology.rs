@@ -100,6 +100,9 @@ pub struct GroupSettings {
     pub max_attempts: u32,
     /// Messages of one key in order and one at a time. Default off.
     pub ordered: bool,
+    /// Whether a message that is retried or deferred holds the others of its key. Default off: they pass.
+    #[serde(default)]
+    pub hold_key: bool,
     /// Where the group begins when it is first declared; not compared afterwards.
     pub start: Start,
     /// Whether the group is private to a process and removed with it.
@@ -112,6 +115,7 @@ impl Default for GroupSettings {
             lease: Duration::from_secs(30),
             max_attempts: 5,
             ordered: false,
+            hold_key: false,
             start: Start::Latest,
             ephemeral: false,
         }
@@ -144,6 +148,25 @@ impl GroupSettings {
         self
     }
 
+    /// Has a message that is retried or deferred hold its key: it stays with its holder until it is
+    /// due again, and the key's others come once it is acked or a dead letter. Other keys flow
+    /// meanwhile. Only with [`ordered`](Self::ordered); a message without a key is retried as elsewhere.
+    ///
+    /// What waits so is held and counts against the prefetch: with as many waiting as the prefetch
+    /// allows, nothing more is fetched until one of them is due.
+    ///
+    /// # Examples
+    /// ```
+    /// # use mq_core::GroupSettings;
+    /// let settings = GroupSettings::default().ordered().hold_key(true);
+    /// assert!(settings.validate().is_ok());
+    /// ```
+    #[must_use]
+    pub fn hold_key(mut self, hold: bool) -> Self {
+        self.hold_key = hold;
+        self
+    }
+
     /// Sets where a new group begins.
     #[must_use]
     pub fn start(mut self, start: Start) -> Self {
@@ -163,6 +186,11 @@ impl GroupSettings {
         if self.max_attempts == 0 {
             return wrong("max_attempts is 0; use at least 1".into());
         }
+        if self.hold_key && !self.ordered {
+            return wrong(
+                "hold_key is set and ordered is not; add `ordered()`, or leave hold_key out".into(),
+            );
+        }
         Ok(())
     }
 
@@ -181,6 +209,9 @@ impl GroupSettings {
         if self.ordered != wanted.ordered {
             differ.push(format!("ordered is {}, not {}", self.ordered, wanted.ordered));
         }
+        if self.hold_key != wanted.hold_key {
+            differ.push(format!("hold_key is {}, not {}", self.hold_key, wanted.hold_key));
+        }
         if differ.is_empty() {
             return Ok(());
         }
@@ -191,5 +222,30 @@ impl GroupSettings {
                 differ.join("; ")
             ),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_older_versions_hold_no_key() {
+        let settings = GroupSettings::default().ordered();
+        let mut stored = serde_json::to_value(&settings).unwrap();
+        assert!(stored.as_object_mut().unwrap().remove("hold_key").is_some());
+        let stored: GroupSettings = serde_json::from_value(stored).unwrap();
+        assert_eq!(stored, settings);
+        let error = stored.check_same(&settings.clone().hold_key(true)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Mismatch);
+        assert!(error.to_string().contains("hold_key is false, not true"), "{error}");
+    }
+
+    #[test]
+    fn hold_key_needs_order() {
+        let error = GroupSettings::default().hold_key(true).validate().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("add `ordered()`"), "{error}");
+        GroupSettings::default().ordered().hold_key(true).validate().unwrap();
     }
 }

@@ -70,7 +70,11 @@ pub const CAPABILITIES: Capabilities = Capabilities {
             Support::Native,
             "a transactional producer; groups read what is committed",
         ),
-        (Capability::HoldKey, Support::Unsupported, "not there yet"),
+        (
+            Capability::HoldKey,
+            Support::Emulated,
+            "kept in hand, its attempt and time in the commit's metadata; some 200 for each partition",
+        ),
         (
             Capability::Synced,
             Support::Unsupported,

@@ -1,16 +1,21 @@
 //! What is stored beside a committed offset: version 1 of a short text.
 //!
-//! `1;reserved;seen;crashes;started;holes`, trailing empty fields left off; all numbers are relative
+//! `1;reserved;seen;crashes;started;holes;kept`, trailing empty fields left off; all numbers are relative
 //! to the committed offset, in digits of five bits (`A`–`Z`, `a`–`z`, `0`–`9`, `-`, `_`; the upper
 //! half of the alphabet says that another digit follows). `reserved`: offsets below it may have
 //! been handed out by a member that did not say good-bye. `seen`: offsets below it were fetched
 //! before. `crashes`: pairs of a run's length and how many members died with it. `started`:
-//! offsets about to run alone. `holes`: pairs of lengths, not done and done, in turn.
+//! offsets about to run alone. `holes`: pairs of lengths, not done and done, in turn. `kept`: the earliest moment
+//! that something kept waits for, in ms since 1970, then for each kept offset how far it is behind the one before,
+//! its next attempt, and its moment: 0 for at once, else 1 more than ms behind the earliest.
 
 use std::ops::Range;
 
 /// The most bytes written; brokers take 4,096 by default.
 pub(crate) const LIMIT: usize = 4000;
+
+/// The most bytes that what is kept may take: the rest is for the holes.
+const KEPT_LIMIT: usize = 1800;
 
 const VERSION: &str = "1";
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -28,6 +33,52 @@ pub(crate) struct Progress {
     pub(crate) started: Vec<u64>,
     /// Runs that are done, ascending, none of them at 0.
     pub(crate) done: Vec<Range<u64>>,
+    /// What is kept to hold its key, by offset, ascending.
+    pub(crate) kept: Vec<(u64, Kept)>,
+}
+
+/// What is recorded of a message that holds its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// The attempt that the next delivery is.
+    pub(crate) attempt: u32,
+    /// When it may come, in ms since 1970; 0 for at once.
+    pub(crate) until: u64,
+}
+
+/// Returns whether so much may be kept.
+pub(crate) fn fits(kept: &[(u64, Kept)]) -> bool {
+    let mut text = String::new();
+    push_kept(&mut text, kept);
+    text.len() <= KEPT_LIMIT
+}
+
+fn push_kept(text: &mut String, kept: &[(u64, Kept)]) {
+    if kept.is_empty() {
+        return;
+    }
+    let earliest = kept.iter().map(|(_, kept)| kept.until).filter(|until| *until > 0).min().unwrap_or(0);
+    push(text, earliest);
+    let mut previous = 0;
+    for (offset, Kept { attempt, until }) in kept {
+        push(text, offset - previous);
+        push(text, (*attempt).into());
+        push(text, if *until == 0 { 0 } else { until - earliest + 1 });
+        previous = *offset;
+    }
+}
+
+fn read_kept(numbers: &[u64]) -> Option<Vec<(u64, Kept)>> {
+    let Some((earliest, rest)) = numbers.split_first() else { return Some(Vec::new()) };
+    let mut at = 0u64;
+    rest.chunks(3)
+        .map(|part| {
+            let [behind, attempt, moment] = *part else { return None };
+            at = at.checked_add(behind).filter(|at| i64::try_from(*at).is_ok())?;
+            let until = if moment == 0 { 0 } else { earliest.checked_add(moment - 1)? };
+            Some((at, Kept { attempt: u32::try_from(attempt).ok()?, until }))
+        })
+        .collect()
 }
 
 impl Progress {
@@ -55,7 +106,11 @@ impl Progress {
             previous = *start;
         }
         text.push(';');
-        let complete = self.push_done(&mut text);
+        let mut kept = String::new();
+        push_kept(&mut kept, &self.kept);
+        let complete = self.push_done(&mut text, kept.len() + 1);
+        text.push(';');
+        text.push_str(&kept);
         text.truncate(text.trim_end_matches(';').len());
         if text == VERSION {
             text.clear();
@@ -63,13 +118,14 @@ impl Progress {
         (text, complete)
     }
 
-    fn push_done(&self, text: &mut String) -> bool {
+    /// Writes what fits beside `reserved` bytes that follow.
+    fn push_done(&self, text: &mut String, reserved: usize) -> bool {
         let mut previous = 0;
         for run in &self.done {
             let before = text.len();
             push(text, run.start - previous);
             push(text, run.end - run.start);
-            if text.len() > LIMIT {
+            if text.len() + reserved > LIMIT {
                 text.truncate(before);
                 return false;
             }
@@ -101,7 +157,8 @@ impl Progress {
         };
         let started = field()?.into_iter().map(&mut advance).collect::<Option<_>>()?;
         let done = holes(&field()?)?;
-        Some(Self { reserved, seen, crashes, started, done })
+        let kept = read_kept(&field()?)?;
+        Some(Self { reserved, seen, crashes, started, done, kept })
     }
 }
 
@@ -178,8 +235,11 @@ mod tests {
         let crashes = proptest::collection::vec((1u64..1 << 40, 0u32..9), 0..5);
         let started = proptest::collection::btree_set(0u64..1 << 20, 0..4);
         let holes = proptest::collection::vec((1u64..1 << 12, 1u64..1 << 12), 0..900);
-        (0u64..1 << 40, 0u64..1 << 40, crashes, started, holes).prop_map(
-            |(reserved, seen, crashes, started, holes)| {
+        let kept = (1u32..99, proptest::option::of(0u64..1 << 41))
+            .prop_map(|(attempt, until)| Kept { attempt, until: until.map_or(0, |until| until + 1) });
+        let kept = proptest::collection::btree_map(0u64..1 << 20, kept, 0..100);
+        (0u64..1 << 40, 0u64..1 << 40, crashes, started, holes, kept).prop_map(
+            |(reserved, seen, crashes, started, holes, kept)| {
                 let mut at = 0;
                 let done = holes
                     .into_iter()
@@ -190,7 +250,8 @@ mod tests {
                     })
                     .collect();
                 let started = started.into_iter().collect();
-                Progress { reserved, seen: seen.max(reserved), crashes, started, done }
+                let kept = kept.into_iter().collect();
+                Progress { reserved, seen: seen.max(reserved), crashes, started, done, kept }
             },
         )
     }
@@ -206,6 +267,7 @@ mod tests {
             prop_assert_eq!(&read.done[..], &progress.done[..kept]);
             prop_assert_eq!((read.reserved, read.seen), (progress.reserved, progress.seen));
             prop_assert_eq!((read.crashes, read.started), (progress.crashes, progress.started));
+            prop_assert_eq!(read.kept, progress.kept);
         }
 
         #[test]
@@ -226,6 +288,11 @@ mod tests {
         assert_eq!(live.encode().0, "1;oB");
         let holes = Progress { seen: 9, done: vec![1..3, 4..9], ..Progress::default() };
         assert_eq!(holes.encode().0, "1;;J;;;BCBF");
+        let kept = vec![(1, Kept { attempt: 2, until: 0 }), (3, Kept { attempt: 4, until: 40 })];
+        let kept = Progress { seen: 9, kept, ..Progress::default() };
+        assert_eq!(kept.encode().0, "1;;J;;;;oBBCACEB");
+        assert_eq!(Progress::decode("1;;J;;;;oBBCACEB"), Some(kept));
+        assert_eq!(Progress::decode("1;;J;;;;oBBC"), None);
         assert_eq!(Progress::decode("consumer-group metadata"), None);
         assert_eq!(Progress::decode("2;A"), None);
     }

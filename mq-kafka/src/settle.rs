@@ -1,26 +1,30 @@
-//! Settling: copies are stored first, then the sources are done with, then a commit says so.
+//! Settling: copies are stored first, then the sources are done with, then a commit says so. What is kept is
+//! recorded in the commit.
 
 use futures_util::future::join_all;
 use mq_core::driver::{Destination, Outcome, Relocation, Settlement, Token};
 use mq_core::ladder::{Step, step};
 use mq_core::{Error, ErrorKind, Result, Timestamp};
+use tokio::sync::oneshot;
 
 use crate::codec::{self, Record};
 use crate::consumer::{KafkaConsumer, stale};
 use crate::error::from_delivery;
 use crate::groups;
 use crate::member::{Ownership, Standing, is_inbox, partition_of};
+use crate::metadata::Kept;
 use crate::rungs;
 use crate::verdicts::Verdict;
 
 pub(crate) async fn settle(consumer: &KafkaConsumer, batch: Vec<Settlement>) -> Vec<Result<()>> {
     let mut verdicts: Vec<Result<()>> = batch.iter().map(|_| Ok(())).collect();
     relocate(consumer, &batch, &mut verdicts).await;
-    let mut answers = Vec::with_capacity(consumer.members.len());
+    let mut answers = keep(consumer, &batch, &mut verdicts);
     for (index, member) in consumer.members.iter().enumerate() {
         let mut refused = Vec::new();
         let mine = batch.iter().enumerate().filter(|(place, settlement)| {
             verdicts[*place].is_ok()
+                && !matches!(settlement.outcome, Outcome::Hold(_))
                 && consumer.topics.get(settlement.subscription).is_some_and(|topic| topic.member == index)
         });
         let answer = member
@@ -51,6 +55,27 @@ pub(crate) async fn start(consumer: &KafkaConsumer, token: Token) -> Result<()> 
         Ok(_) => Err(stale()),
         Err(_) => Err(unconfirmed()),
     }
+}
+
+/// Records what is kept of a batch; returns the answers to wait for.
+fn keep(
+    consumer: &KafkaConsumer,
+    batch: &[Settlement],
+    verdicts: &mut [Result<()>],
+) -> Vec<oneshot::Receiver<Vec<Ownership>>> {
+    let mut answers = Vec::with_capacity(consumer.members.len());
+    for (settlement, verdict) in batch.iter().zip(verdicts) {
+        let Outcome::Hold(hold) = &settlement.outcome else { continue };
+        let until = hold.until.map_or(0, Timestamp::as_millis);
+        let kept = Kept { attempt: hold.envelope.attempt, until };
+        let member = consumer.member(&settlement.token);
+        match member.map_or(Ok(None), |member| member.keep(&settlement.token, kept)) {
+            Ok(Some(answer)) => answers.push(answer),
+            Ok(None) => *verdict = Err(stale()),
+            Err(error) => *verdict = Err(error),
+        }
+    }
+    answers
 }
 
 /// The partition went before a commit covered the settlement: it may come back.

@@ -4,9 +4,10 @@
 //! and are done in any order. Everything below the watermark is done; the rest goes into the
 //! [metadata](crate::metadata) of the commit.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::metadata::Progress;
+use crate::metadata::{Kept, Progress, fits};
 use crate::runs::Runs;
 
 /// So many runs of done offsets above the watermark are enough: hand out no more until they join.
@@ -21,6 +22,19 @@ pub(crate) struct Delivered {
     pub(crate) started: bool,
     /// Whether it was fetched before.
     pub(crate) seen: bool,
+    /// What was recorded of it, if it holds its key.
+    pub(crate) kept: Option<Kept>,
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeping {
+    /// It goes into the next commit.
+    Noted,
+    /// There is no room for it beside the others.
+    Full,
+    /// The offset is not pending.
+    Unknown,
 }
 
 /// What an ack found.
@@ -72,6 +86,8 @@ pub(crate) struct Tracker {
     inherited: Vec<i64>,
     /// Started by this owner, ascending.
     started: Vec<i64>,
+    /// What is kept to hold its key, by offset.
+    kept: BTreeMap<i64, Kept>,
 }
 
 impl Tracker {
@@ -89,6 +105,7 @@ impl Tracker {
             crashes: Vec::new(),
             inherited: progress.started.iter().map(|start| at(*start)).collect(),
             started: Vec::new(),
+            kept: progress.kept.iter().map(|(offset, kept)| (at(*offset), *kept)).collect(),
         };
         for run in &progress.done {
             tracker.done.insert(at(run.start)..at(run.end));
@@ -149,7 +166,8 @@ impl Tracker {
         }
         let crashes = self.crashes_of(offset);
         let started = crashes > 0 && self.inherited.contains(&offset);
-        Some(Delivered { crashes, started, seen: offset < self.seen || crashes > 0 })
+        let kept = self.kept.get(&offset).copied();
+        Some(Delivered { crashes, started, seen: offset < self.seen || crashes > 0, kept })
     }
 
     /// The broker has no message there.
@@ -174,6 +192,9 @@ impl Tracker {
             return Acked::Before;
         }
         self.pending -= 1;
+        if !self.kept.is_empty() {
+            self.kept.remove(&offset);
+        }
         if offset == self.watermark {
             self.advance(offset + 1);
         } else {
@@ -199,12 +220,47 @@ impl Tracker {
         true
     }
 
+    /// Records what a pending offset comes with next; that counts the crashes so far.
+    pub(crate) fn keep(&mut self, offset: i64, kept: Kept) -> Keeping {
+        if !self.is_pending(offset) {
+            return Keeping::Unknown;
+        }
+        let before = self.kept.insert(offset, kept);
+        if !fits(&self.kept_from(self.watermark)) {
+            match before {
+                Some(before) => self.kept.insert(offset, before),
+                None => self.kept.remove(&offset),
+            };
+            return Keeping::Full;
+        }
+        self.inherited.retain(|start| *start != offset);
+        self.started.retain(|start| *start != offset);
+        self.acquit(offset);
+        Keeping::Noted
+    }
+
+    fn kept_from(&self, from: i64) -> Vec<(u64, Kept)> {
+        let relative = |offset: i64| u64::try_from(offset - from).unwrap_or(0);
+        self.kept.range(from..).map(|(offset, kept)| (relative(*offset), *kept)).collect()
+    }
+
+    /// Counts no crash of one offset.
+    fn acquit(&mut self, offset: i64) {
+        let Some(place) = self.crashes.iter().position(|(run, _)| run.contains(&offset)) else { return };
+        let (run, count) = self.crashes[place].clone();
+        let parts = [(run.start..offset, count), (offset..offset + 1, 0), (offset + 1..run.end, count)];
+        self.crashes.splice(place..=place, parts.into_iter().filter(|(run, _)| !run.is_empty()));
+    }
+
     fn advance(&mut self, to: i64) {
         self.watermark = if self.done.is_empty() { to } else { self.done.pop_through(to) };
         self.next = self.next.max(self.watermark);
         if !self.crashes.is_empty() {
             let passed = self.crashes.iter().take_while(|(run, _)| run.end <= self.watermark).count();
             self.crashes.drain(..passed);
+        }
+        if !self.kept.is_empty() {
+            self.kept = self.kept.split_off(&self.watermark);
         }
     }
 
@@ -233,6 +289,7 @@ impl Tracker {
                 .collect(),
             started: self.starts(ending).into_iter().map(relative).collect(),
             done: self.done.iter().map(|run| relative(run.start)..relative(run.end)).collect(),
+            kept: self.kept_from(from),
         };
         let (metadata, complete) = progress.encode();
         Snapshot { offset: from, metadata, complete }
@@ -256,23 +313,21 @@ mod tests {
 
     use super::*;
 
-    /// A life of one owner: fetch so many, settle some, reserve, then die or leave.
+    /// A life of one owner: fetch so many, settle some, keep some, reserve, then die or leave.
     #[derive(Clone, Debug)]
     struct Life {
         fetch: usize,
         acks: Vec<prop::sample::Index>,
+        keeps: Vec<prop::sample::Index>,
         uncommitted: Vec<prop::sample::Index>,
         clean: bool,
     }
 
     fn life() -> impl Strategy<Value = Life> {
         let picks = || proptest::collection::vec(any::<prop::sample::Index>(), 0..30);
-        (0usize..60, picks(), picks(), any::<bool>()).prop_map(|(fetch, acks, uncommitted, clean)| Life {
-            fetch,
-            acks,
-            uncommitted,
-            clean,
-        })
+        (0usize..60, picks(), picks(), picks(), any::<bool>()).prop_map(
+            |(fetch, acks, keeps, uncommitted, clean)| Life { fetch, acks, keeps, uncommitted, clean },
+        )
     }
 
     proptest! {
@@ -284,6 +339,7 @@ mod tests {
             let mut done = BTreeSet::new();
             let mut crashes: BTreeMap<i64, u32> = BTreeMap::new();
             let mut seen = BTreeSet::new();
+            let mut kept: BTreeMap<i64, Kept> = BTreeMap::new();
             let (mut offset, mut metadata) = (0, String::new());
             for life in lives {
                 let mut tracker = Tracker::resume(offset, &metadata);
@@ -295,6 +351,7 @@ mod tests {
                     if let Some(delivered) = delivered {
                         prop_assert_eq!(delivered.crashes, crashes.get(&record).copied().unwrap_or(0));
                         prop_assert_eq!(delivered.seen, seen.contains(&record));
+                        prop_assert_eq!(delivered.kept, kept.get(&record).copied());
                         held.push(record);
                     }
                 }
@@ -303,6 +360,15 @@ mod tests {
                     let record = *pick.get(&held);
                     let expected = if done.insert(record) { Acked::Now } else { Acked::Before };
                     prop_assert_eq!(tracker.ack(record), expected);
+                }
+                for (number, pick) in (2u32..).zip(life.keeps.iter().filter(|_| !held.is_empty())) {
+                    let (record, next) = (*pick.get(&held), Kept { attempt: number, until: u64::from(number % 3) * 900 });
+                    let expected = if done.contains(&record) { Keeping::Unknown } else { Keeping::Noted };
+                    prop_assert_eq!(tracker.keep(record, next), expected);
+                    if expected == Keeping::Noted {
+                        kept.insert(record, next);
+                        crashes.remove(&record);
+                    }
                 }
                 let ending = if life.clean { Ending::Clean } else { Ending::Live };
                 let snapshot = tracker.snapshot(ending);
@@ -322,6 +388,53 @@ mod tests {
                 (offset, metadata) = (snapshot.offset, snapshot.metadata);
             }
         }
+    }
+
+    #[test]
+    fn what_is_kept_comes_as_recorded_with_the_crashes_since() {
+        let kept = Kept { attempt: 3, until: 5000 };
+        let mut tracker = Tracker::resume(0, "1;C");
+        (0..3).for_each(|offset| assert!(tracker.deliver(offset).is_some()));
+        assert!(tracker.start(1));
+        assert_eq!((tracker.keep(1, kept), tracker.keep(3, kept)), (Keeping::Noted, Keeping::Unknown));
+        tracker.ack(0);
+        for (ending, crashes) in [(Ending::Clean, 0), (Ending::Live, 1), (Ending::Live, 2)] {
+            let left = tracker.snapshot(ending);
+            tracker = Tracker::resume(left.offset, &left.metadata);
+            let known = Delivered { crashes, started: false, seen: true, kept: Some(kept) };
+            assert_eq!(tracker.deliver(1), Some(known));
+            assert_eq!(tracker.deliver(2).unwrap().kept, None);
+        }
+        assert_eq!(tracker.keep(1, Kept { attempt: 6, until: 0 }), Keeping::Noted);
+        let died = tracker.snapshot(Ending::Live);
+        let mut tracker = Tracker::resume(died.offset, &died.metadata);
+        assert_eq!(
+            tracker.deliver(1).map(|known| (known.crashes, known.kept.unwrap().attempt)),
+            Some((1, 6))
+        );
+        tracker.deliver(2);
+        tracker.ack(2);
+        tracker.ack(1);
+        assert_eq!(tracker.snapshot(Ending::Live).metadata, "");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_the_rest_goes_on() {
+        let mut tracker = Tracker::resume(0, "");
+        (0..2000).for_each(|offset| assert!(tracker.deliver(offset).is_some()));
+        let kept = |offset: i64| Kept { attempt: 2, until: 1 << 40 | offset.unsigned_abs() };
+        let fitted =
+            (0..2000).take_while(|offset| tracker.keep(*offset, kept(*offset)) == Keeping::Noted).count();
+        assert!((200..1000).contains(&fitted), "{fitted}");
+        let full = i64::try_from(fitted).unwrap();
+        assert_eq!(tracker.keep(0, kept(1)), Keeping::Noted, "again");
+        (full..2000).for_each(|offset| assert_eq!(tracker.ack(offset), Acked::Now));
+        let snapshot = tracker.snapshot(Ending::Live);
+        assert!(snapshot.complete && snapshot.metadata.len() <= crate::metadata::LIMIT);
+        tracker.ack(0);
+        tracker.ack(1);
+        assert!(tracker.deliver(2000).is_some());
+        assert_eq!(tracker.keep(2000, kept(2000)), Keeping::Noted, "there is room again");
     }
 
     #[test]
@@ -346,8 +459,11 @@ mod tests {
         assert!(tracker.start(1) && !tracker.start(2));
         let died = tracker.snapshot(Ending::Live);
         let mut tracker = Tracker::resume(died.offset, &died.metadata);
-        assert_eq!(tracker.deliver(0), Some(Delivered { crashes: 1, started: false, seen: true }));
-        assert_eq!(tracker.deliver(1), Some(Delivered { crashes: 1, started: true, seen: true }));
+        assert_eq!(
+            tracker.deliver(0),
+            Some(Delivered { crashes: 1, started: false, seen: true, kept: None })
+        );
+        assert_eq!(tracker.deliver(1), Some(Delivered { crashes: 1, started: true, seen: true, kept: None }));
         tracker.ack(1);
         assert!(Tracker::resume(0, &tracker.snapshot(Ending::Live).metadata).inherited.is_empty());
     }
@@ -359,10 +475,13 @@ mod tests {
         tracker.start(0);
         let left = tracker.snapshot(Ending::Clean);
         let mut tracker = Tracker::resume(left.offset, &left.metadata);
-        assert_eq!(tracker.deliver(0), Some(Delivered { crashes: 0, started: false, seen: true }));
+        assert_eq!(
+            tracker.deliver(0),
+            Some(Delivered { crashes: 0, started: false, seen: true, kept: None })
+        );
         let died = tracker.snapshot(Ending::Live);
         let delivered = Tracker::resume(died.offset, &died.metadata).deliver(0);
-        assert_eq!(delivered, Some(Delivered { crashes: 1, started: false, seen: true }));
+        assert_eq!(delivered, Some(Delivered { crashes: 1, started: false, seen: true, kept: None }));
     }
 
     #[test]

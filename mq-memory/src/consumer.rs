@@ -116,6 +116,7 @@ impl MemoryConsumer {
             subscription,
             suspect: leased.suspect(),
             redelivered: leased.item.redelivered,
+            not_before: leased.item.not_before,
             position: leased.item.position,
             message: leased.item.message,
             envelope: leased.item.envelope,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use mq_core::driver::{DeadLetter, Destination, Outcome, Page, Pending, Relocation, Suspect};
+use mq_core::driver::{DeadLetter, Destination, Hold, Outcome, Page, Pending, Relocation, Suspect};
 use mq_core::envelope::Envelope;
 use mq_core::{Budget, Error, ErrorKind, GroupSettings, Message, Position, Result, Timestamp, policy};
 
@@ -17,6 +17,8 @@ pub(crate) struct Item {
     pub(crate) position: Option<Position>,
     pub(crate) redelivered: bool,
     pub(crate) suspect: Option<bool>,
+    /// Its last holder kept it until then.
+    pub(crate) not_before: Option<Timestamp>,
 }
 
 /// A queue with at most one owner in an ordered group, with none in another.
@@ -50,6 +52,16 @@ struct Held {
     since: Timestamp,
     /// Whether this holder was about to run it alone.
     started: bool,
+}
+
+impl Held {
+    fn keep(&mut self, Hold { envelope, until }: Hold) {
+        self.started = false;
+        self.item.envelope = envelope;
+        self.item.not_before = until;
+        self.item.redelivered = true;
+        self.item.suspect = None;
+    }
 }
 
 /// A message handed to a member.
@@ -235,19 +247,29 @@ impl Group {
 
     pub(crate) fn settle(&mut self, member: MemberId, done: Done, now: Timestamp) -> Result<()> {
         self.held_by(member, &done)?;
-        self.held.remove(&done.serial);
-        if let Outcome::Relocate(relocation) = done.outcome {
-            let Relocation { to, message, envelope } = *relocation;
-            match to {
-                Destination::Inbox => self.return_to_inbox(message, envelope, now),
-                Destination::Dead => self.dead.push((message, envelope)),
+        match done.outcome {
+            Outcome::Ack => drop(self.held.remove(&done.serial)),
+            Outcome::Relocate(relocation) => {
+                self.held.remove(&done.serial);
+                let Relocation { to, message, envelope } = *relocation;
+                match to {
+                    Destination::Inbox => self.return_to_inbox(message, envelope, now),
+                    Destination::Dead => self.dead.push((message, envelope)),
+                }
+            }
+            Outcome::Hold(hold) => {
+                if let Some(held) = self.held.get_mut(&done.serial) {
+                    held.keep(*hold);
+                }
             }
         }
         Ok(())
     }
 
     fn return_to_inbox(&mut self, message: Message, envelope: Envelope, now: Timestamp) {
-        self.add(Item { message, envelope, position: None, redelivered: true, suspect: None }, now);
+        let item =
+            Item { message, envelope, position: None, redelivered: true, suspect: None, not_before: None };
+        self.add(item, now);
     }
 
     pub(crate) fn start(&mut self, member: MemberId, done: &Done) -> Result<()> {

@@ -28,6 +28,7 @@ pub const CAPABILITIES: Capabilities = Capabilities {
         (Capability::Lease, Native, "core's timer, one step in the state"),
         (Capability::DeadLetters, Native, "a list per group"),
         (Capability::KeyOrder, Native, "a lane per partition, each with one owner"),
+        (Capability::HoldKey, Native, "kept in its slot, with its attempt and its time"),
         (Capability::StartEarliest, Emulated, "with declared retention"),
         (Capability::StartTime, Emulated, "with declared retention"),
         (Capability::Peek, Native, "the retained messages, or the last 1,000"),

@@ -297,7 +297,14 @@ pub(crate) fn split_lane(lane: usize) -> (usize, usize) {
 impl Item {
     fn first(message: Message, position: Position) -> Self {
         let envelope = mq_core::envelope::Envelope::default();
-        Self { message, envelope, position: Some(position), redelivered: false, suspect: None }
+        Self {
+            message,
+            envelope,
+            position: Some(position),
+            redelivered: false,
+            suspect: None,
+            not_before: None,
+        }
     }
 }
 

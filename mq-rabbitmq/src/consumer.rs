@@ -108,6 +108,7 @@ impl RabbitConsumer {
         let session = Arc::new(Session {
             epoch: self.epoch.fetch_add(1, Ordering::SeqCst) + 1,
             channel,
+            kept: lanes.iter().map(|_| tokio::sync::Mutex::default()).collect(),
             lanes,
             held: Mutex::default(),
             within: self.shared.config.request_timeout,
@@ -130,6 +131,7 @@ impl RabbitConsumer {
                 ordered: queues.ordered,
                 window: ORDERED_WINDOW,
                 max_attempts: settings.max_attempts,
+                hold_key: settings.hold_key,
             }));
         }
         let share = window(self.options.prefetch, lanes.len());
@@ -208,6 +210,7 @@ impl RabbitConsumer {
                 self.rejoin(intake).await?;
             }
             self.judge_returned(intake).await?;
+            self.recall(intake).await?;
             self.find_started(intake).await?;
             let deliveries = intake.take_ready();
             if !deliveries.is_empty() {
@@ -240,6 +243,31 @@ impl RabbitConsumer {
             }
         }
         intake.judge();
+        Ok(())
+    }
+
+    /// Reads what former holders recorded of messages that hold their key: each time, because the queue may have
+    /// been another member's since.
+    async fn recall(&self, intake: &mut Intake) -> Result<()> {
+        let mut pause = Pause::default();
+        while let Some((session, lane)) = intake.unread() {
+            // Who writes has the record in hand meanwhile, where nobody sees it.
+            let alone = session.kept[lane].lock().await;
+            let read = record::read_kept(&self.shared.topology, &session.lanes[lane].queue).await;
+            drop(alone);
+            match read {
+                Ok(lines) => intake.recall(lane, &lines),
+                Err(error) if heals(&error) => {
+                    // Without it there would be too few attempts, and too early.
+                    self.shared.context.events.failed("reading what holds its key", &error);
+                    tokio::time::sleep(pause.next()).await;
+                    if !intake.is_live() {
+                        intake.forget_ready();
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
         Ok(())
     }
 

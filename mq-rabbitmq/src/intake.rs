@@ -15,6 +15,7 @@ use mq_core::driver::{Budget, Incoming, Suspect, Token};
 use tokio::time::Instant;
 
 use crate::codec::{Received, decode};
+use crate::kept::Lines;
 use crate::names;
 use crate::returns::{Mark, Returns};
 use crate::settle::{Entry, Session, Stored};
@@ -38,6 +39,8 @@ pub(crate) struct Intake {
     returned: Vec<(usize, u32)>,
     /// The orderly returns to each queue, as far as they are known.
     known: Vec<Returns>,
+    /// Those among the ready of which a former holder may have recorded that they hold their key.
+    unread: Vec<usize>,
     /// Suspects among the ready whose record is to be looked up: index and the record's name.
     unchecked: Vec<(usize, String)>,
 }
@@ -81,6 +84,7 @@ impl Intake {
         self.ready.clear();
         self.unchecked.clear();
         self.returned.clear();
+        self.unread.clear();
     }
 
     pub(crate) fn take_ready(&mut self) -> Vec<Incoming> {
@@ -146,7 +150,15 @@ impl Intake {
         redelivered |= envelope.attempt > 1 || envelope.first_seen.is_some();
         envelope.target = None;
         let stored = place.ordered.then(|| (Mark::new(&message, &envelope), returned));
-        let entry = Entry { lane, message: message.clone(), envelope: envelope.clone(), lone: None, stored };
+        let entry = Entry {
+            lane,
+            message: message.clone(),
+            envelope: envelope.clone(),
+            lone: None,
+            stored,
+            deaths: 0,
+            kept: false,
+        };
         session.held.lock().hold(tag, entry);
         let size = message.size();
         let index = self.ready.len();
@@ -157,8 +169,12 @@ impl Intake {
             envelope,
             redelivered,
             suspect: None,
+            not_before: None,
             position: None,
         });
+        if place.hold_key && redelivered {
+            self.unread.push(index);
+        }
         match (returned, place.ordered) {
             (0, _) => {}
             (_, true) => self.returned.push((index, returned)),
@@ -212,12 +228,45 @@ impl Intake {
         &self.known[lane]
     }
 
+    /// Returns a lane of whose messages a former holder may have recorded something, with its session.
+    pub(crate) fn unread(&self) -> Option<(Arc<Session>, usize)> {
+        let session = self.session.clone()?;
+        let lane = self.ready[*self.unread.first()?].token.lane as usize;
+        Some((session, lane))
+    }
+
+    /// Gives the messages of a lane that hold their key the history and the time recorded of them.
+    pub(crate) fn recall(&mut self, lane: usize, lines: &Lines) {
+        let Some(session) = self.session.clone() else { return };
+        let of = |index: &mut usize| self.ready[*index].token.lane as usize == lane;
+        let unread: Vec<usize> = self.unread.extract_if(.., of).collect();
+        for index in unread {
+            let incoming = &mut self.ready[index];
+            let mut held = session.held.lock();
+            let Some(entry) = held.get_mut(incoming.token.high) else { continue };
+            let Some(line) = entry.stored.and_then(|(mark, _)| lines.get(mark)) else { continue };
+            (entry.kept, entry.envelope) = (true, line.history().clone());
+            incoming.envelope = line.history().clone();
+            incoming.not_before = Some(line.not_before());
+            incoming.suspect = None;
+            let deaths = line.deaths_since(entry.deaths);
+            drop(held);
+            self.unchecked.retain(|(known, _)| *known != index);
+            if deaths > 0 {
+                self.suspect(&session, index, deaths);
+            }
+        }
+    }
+
     /// Decides by what is known which of the returned were held by members that died.
     pub(crate) fn judge(&mut self) {
         let Some(session) = self.session.clone() else { return };
         for (index, returned) in std::mem::take(&mut self.returned) {
             let (_, orderly) = self.orderly(&session, index, returned);
             if orderly < returned {
+                if let Some(entry) = session.held.lock().get_mut(self.ready[index].token.high) {
+                    entry.deaths = returned - orderly;
+                }
                 self.suspect(&session, index, returned - orderly);
             }
         }

@@ -11,7 +11,9 @@ mod delay;
 mod error;
 mod flight;
 mod forward;
+mod hold;
 mod intake;
+mod kept;
 mod names;
 mod producer;
 mod publish;
@@ -24,9 +26,9 @@ mod tracker;
 mod window;
 
 use mq_core::Capability::{
-    Broadcast, CancelDelayed, Confirm, CrashCount, DeadLetters, Delay, DelayedCount, Groups, InFlightCount,
-    KeyOrder, Lease, List, OutOfOrderAck, Peek, Pending, RequiredRouting, StartEarliest, StartTime, Synced,
-    Transactions,
+    Broadcast, CancelDelayed, Confirm, CrashCount, DeadLetters, Delay, DelayedCount, Groups, HoldKey,
+    InFlightCount, KeyOrder, Lease, List, OutOfOrderAck, Peek, Pending, RequiredRouting, StartEarliest,
+    StartTime, Synced, Transactions,
 };
 use mq_core::Support::{Emulated, Native, Unsupported};
 use mq_core::{Capabilities, Capability, Support};
@@ -45,6 +47,7 @@ const ENTRIES: &[(Capability, Support, &str)] = &[
     (Delay, Emulated, "queues of constant time to live, forwarded by running clients"),
     (CrashCount, Native, "the broker's delivery count"),
     (Lease, Emulated, "a timer of the holder, who puts the message back"),
+    (HoldKey, Emulated, "kept unacknowledged, its attempt and time in a queue beside its own"),
     (DeadLetters, Emulated, "a queue per group, read without consuming it"),
     (KeyOrder, Native, "a consistent-hash exchange over queues with a single active consumer"),
     (StartEarliest, Unsupported, "the past needs declared retention, which is not there yet"),

@@ -53,6 +53,11 @@ pub(crate) fn returns(queue: &str) -> String {
     format!("{queue}{SEPARATOR}returns")
 }
 
+/// Returns the queue that keeps what messages of a queue that hold their key come with next.
+pub(crate) fn kept(queue: &str) -> String {
+    format!("{queue}{SEPARATOR}kept")
+}
+
 /// Where a delayed message goes when it is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target<'a> {
@@ -91,34 +96,46 @@ pub(crate) struct StoredGroup {
     pub(crate) max_attempts: u32,
     /// How many queues an ordered group has; 0 for an unordered one.
     pub(crate) lanes: u32,
+    /// Whether a retried message holds its key.
+    pub(crate) hold_key: bool,
 }
 
 impl StoredGroup {
     /// Takes what is stored of `settings`.
     pub(crate) fn new(settings: &GroupSettings, partitions: u32) -> Self {
         let lanes = if settings.ordered { partitions } else { 0 };
-        Self { lease: settings.lease, max_attempts: settings.max_attempts, lanes }
+        Self {
+            lease: settings.lease,
+            max_attempts: settings.max_attempts,
+            lanes,
+            hold_key: settings.hold_key,
+        }
     }
 
     /// Reads a marker's text.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.strip_prefix("g1:")?.split(':');
         let lease = Duration::from_millis(parts.next()?.parse().ok()?);
-        let stored =
-            Self { lease, max_attempts: parts.next()?.parse().ok()?, lanes: parts.next()?.parse().ok()? };
-        parts.next().is_none().then_some(stored)
+        let (max_attempts, lanes) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let hold_key = match parts.next() {
+            None => false,
+            Some("hold") => true,
+            Some(_) => return None,
+        };
+        parts.next().is_none().then_some(Self { lease, max_attempts, lanes, hold_key })
     }
 
     /// Returns the settings a member compares with its own.
     pub(crate) fn settings(&self) -> GroupSettings {
         let settings = GroupSettings::default().lease(self.lease).max_attempts(self.max_attempts);
-        if self.lanes > 0 { settings.ordered() } else { settings }
+        if self.lanes > 0 { settings.ordered().hold_key(self.hold_key) } else { settings }
     }
 }
 
 impl std::fmt::Display for StoredGroup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "g1:{}:{}:{}", self.lease.as_millis(), self.max_attempts, self.lanes)
+        write!(f, "g1:{}:{}:{}", self.lease.as_millis(), self.max_attempts, self.lanes)?;
+        if self.hold_key { f.write_str(":hold") } else { Ok(()) }
     }
 }
 
@@ -235,8 +252,12 @@ mod tests {
     fn a_refusal_has_room_for_the_settings() {
         let topic = TopicName::new("t".repeat(100)).unwrap();
         let group = GroupName::new("g".repeat(100)).unwrap();
-        let longest =
-            StoredGroup { lease: Duration::from_secs(24 * 3600), max_attempts: u32::MAX, lanes: 1024 };
+        let longest = StoredGroup {
+            lease: Duration::from_secs(24 * 3600),
+            max_attempts: u32::MAX,
+            lanes: 1024,
+            hold_key: true,
+        };
         let text = format!(
             "PRECONDITION_FAILED - inequivalent arg 'x-dead-letter-routing-key' for queue '{}' in vhost '{}': received '?' but current is '{longest}'",
             group_marker(&topic, &group),
@@ -275,10 +296,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn stored_settings_read_back(lease in 100u64..86_400_000, max_attempts in 1u32.., lanes in 0u32..1025) {
-            let stored = StoredGroup { lease: Duration::from_millis(lease), max_attempts, lanes };
+        fn stored_settings_read_back(lease in 100u64..86_400_000, max_attempts in 1u32.., lanes in 0u32..1025, hold in any::<bool>()) {
+            let stored = StoredGroup { lease: Duration::from_millis(lease), max_attempts, lanes, hold_key: hold && lanes > 0 };
             prop_assert_eq!(StoredGroup::parse(&stored.to_string()), Some(stored));
             prop_assert_eq!(StoredGroup::new(&stored.settings(), lanes), stored);
+            prop_assert_eq!(StoredGroup::parse("g1:100:2:8").map(|older| older.hold_key), Some(false));
             prop_assert_eq!(parse_topic(&stored_topic(lanes)), Some(lanes));
         }
     }

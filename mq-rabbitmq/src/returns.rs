@@ -27,6 +27,18 @@ impl Mark {
     }
 }
 
+impl Mark {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        u128::from_str_radix(text, 16).ok().map(Self)
+    }
+}
+
+impl std::fmt::Display for Mark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
 /// The returns of a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Count {
@@ -73,7 +85,7 @@ impl Returns {
         let Some(lines) = text.strip_prefix(VERSION) else { return Self::default() };
         let read = |line: &str| {
             let mut parts = line.split(' ');
-            let mark = Mark(u128::from_str_radix(parts.next()?, 16).ok()?);
+            let mark = Mark::parse(parts.next()?)?;
             let count = Count { counted: parts.next()?.parse().ok()?, orderly: parts.next()?.parse().ok()? };
             Some((mark, count))
         };
@@ -84,9 +96,9 @@ impl Returns {
 impl std::fmt::Display for Returns {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(VERSION)?;
-        for (Mark(mark), Count { counted, orderly }) in &self.0 {
+        for (mark, Count { counted, orderly }) in &self.0 {
             f.write_char('\n')?;
-            write!(f, "{mark:032x} {counted} {orderly}")?;
+            write!(f, "{mark} {counted} {orderly}")?;
         }
         Ok(())
     }

@@ -17,6 +17,8 @@ use tokio::time::timeout;
 use crate::codec;
 use crate::delay::Delay;
 use crate::error::{stale, timed_out, unknown};
+use crate::hold::Held;
+use crate::kept::Keep;
 use crate::names::Target;
 use crate::publish::{Publisher, Verdicts};
 use crate::returns::Mark;
@@ -33,6 +35,17 @@ pub(crate) struct Entry {
     pub(crate) lone: Option<Lone>,
     /// Only in an ordered group.
     pub(crate) stored: Option<Stored>,
+    /// How many members died with it as it is stored.
+    pub(crate) deaths: u32,
+    /// Whether something is recorded of it because it holds its key.
+    pub(crate) kept: bool,
+}
+
+impl Entry {
+    /// Returns its lane and mark if something may be recorded of it.
+    fn mark(&self) -> Option<(usize, Mark)> {
+        self.stored.filter(|_| self.kept).map(|(mark, _)| (self.lane as usize, mark))
+    }
 }
 
 /// A message as an ordered queue knows it, and how often it came back.
@@ -48,6 +61,7 @@ pub(crate) struct Lane {
     /// How many the broker sends ahead.
     pub(crate) window: u16,
     pub(crate) max_attempts: u32,
+    pub(crate) hold_key: bool,
 }
 
 /// One channel's worth of deliveries, until the channel is lost.
@@ -55,6 +69,8 @@ pub(crate) struct Session {
     pub(crate) epoch: u32,
     pub(crate) channel: Channel,
     pub(crate) lanes: Vec<Lane>,
+    /// The records of what holds its key, by lane; who reads or writes one has its lock.
+    pub(crate) kept: Vec<tokio::sync::Mutex<Keep>>,
     pub(crate) held: Mutex<Tracker<Entry>>,
     pub(crate) within: Duration,
 }
@@ -196,10 +212,12 @@ impl Copier {
         batch: Vec<Settlement>,
     ) -> Verdicts {
         let mut plan = Plan::new(session, group, batch);
-        let (acked, stored) = tokio::join!(
+        let (acked, stored, ()) = tokio::join!(
             session.ack(plan.acks.iter().map(|(_, tag, _)| *tag).collect()),
             self.move_all(session, &plan.moves, &plan.copies),
+            self.keep_all(session, group, std::mem::take(&mut plan.holds), &mut plan.verdicts),
         );
+        let mut ended = if acked.is_ok() { plan.ended } else { Vec::new() };
         for (place, _, lone) in std::mem::take(&mut plan.acks) {
             // If the broker did not see it, the message comes again, and not because its holder died.
             self.starts.clear(lone.filter(|lone| lone.mine || acked.is_ok()));
@@ -207,7 +225,10 @@ impl Copier {
         }
         for ((place, tag, entry), verdict) in plan.moves.into_iter().zip(stored) {
             match &verdict {
-                Ok(()) => self.starts.clear(entry.lone),
+                Ok(()) => {
+                    ended.extend(entry.mark());
+                    self.starts.clear(entry.lone);
+                }
                 Err(error) if error.kind() == ErrorKind::StaleDelivery => {
                     self.starts.clear(entry.lone.filter(|lone| lone.mine));
                 }
@@ -215,6 +236,7 @@ impl Copier {
             }
             plan.verdicts[place] = verdict;
         }
+        self.forget_all(session, group, &ended).await;
         plan.verdicts
     }
 
@@ -239,6 +261,9 @@ struct Plan {
     verdicts: Verdicts,
     acks: Vec<(usize, u64, Option<Lone>)>,
     moves: Vec<(usize, u64, Entry)>,
+    holds: Vec<Held>,
+    /// What is acked, and was recorded because it held its key.
+    ended: Vec<(usize, Mark)>,
     copies: Vec<Copy>,
 }
 
@@ -249,6 +274,8 @@ impl Plan {
             verdicts: Vec::with_capacity(batch.len()),
             acks: Vec::with_capacity(batch.len()),
             moves: Vec::new(),
+            holds: Vec::new(),
+            ended: Vec::new(),
             copies: Vec::new(),
         };
         let live = session.is_live();
@@ -258,13 +285,19 @@ impl Plan {
             if !live || token.epoch != session.epoch {
                 continue;
             }
-            let Some(entry) = held.take(token.high) else { continue };
             match outcome {
-                Outcome::Ack => plan.acks.push((place, token.high, entry.lone)),
+                Outcome::Ack => {
+                    let Some(entry) = held.take(token.high) else { continue };
+                    plan.ended.extend(entry.mark());
+                    plan.acks.push((place, token.high, entry.lone));
+                }
                 Outcome::Relocate(relocation) => {
+                    let Some(entry) = held.take(token.high) else { continue };
                     plan.copies.push(copy_of(session, group, &entry, *relocation));
                     plan.moves.push((place, token.high, entry));
                 }
+                // It stays where it is.
+                Outcome::Hold(hold) => plan.holds.push(Held { place, tag: token.high, hold: *hold }),
             }
         }
         plan
@@ -286,7 +319,7 @@ fn is_missing(verdict: &Result<()>) -> bool {
     matches!(verdict, Err(error) if error.kind() == ErrorKind::NotFound)
 }
 
-fn copied(verdict: &Result<()>) -> Result<()> {
+pub(crate) fn copied(verdict: &Result<()>) -> Result<()> {
     match verdict {
         Ok(()) => Ok(()),
         Err(error) => Err(error.duplicate()),

@@ -263,7 +263,7 @@ impl Topology {
         let queues = Queues::new(topic, group, wanted.lanes);
         let fresh = !settings.ephemeral && self.find_queue(&queues.names[0]).await?.is_none();
         let channel = self.channel().await?;
-        let declared = self.declare_queues(&channel, topic, group, &queues, settings.ephemeral).await;
+        let declared = self.declare_queues(&channel, topic, group, &queues, settings).await;
         self.leave(&channel).await;
         declared?;
         if fresh {
@@ -278,12 +278,18 @@ impl Topology {
         topic: &TopicName,
         group: &GroupName,
         queues: &Queues,
-        ephemeral: bool,
+        settings: &GroupSettings,
     ) -> Result<()> {
+        let ephemeral = settings.ephemeral;
         let dead = derived::dead(topic, group);
         self.declare_queue(channel, &dead, queue_arguments(ephemeral, false)).await?;
         for name in &queues.names {
             self.declare_queue(channel, name, queue_arguments(ephemeral, queues.ordered)).await?;
+        }
+        if settings.hold_key {
+            for name in &queues.names {
+                self.declare_queue(channel, &names::kept(name), queue_arguments(ephemeral, false)).await?;
+            }
         }
         if !queues.ordered {
             let bound = channel.queue_bind(
@@ -408,6 +414,9 @@ impl Topology {
             self.delete_queue(name).await?;
             if queues.ordered {
                 self.delete_queue(&names::returns(name)).await?;
+            }
+            if stored.hold_key {
+                self.delete_queue(&names::kept(name)).await?;
             }
         }
         self.delete_queue(&derived::dead(topic, group)).await?;

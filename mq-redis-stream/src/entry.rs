@@ -7,6 +7,8 @@ use bytes::Bytes;
 use mq_core::{Error, ErrorKind, Position, Result};
 use redis::Value;
 
+use crate::kept::Kept;
+
 /// An entry id, `ms-seq`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct EntryId {
@@ -87,6 +89,8 @@ pub(crate) struct Pending {
     pub(crate) count: u32,
     /// Whether it was started alone.
     pub(crate) started: bool,
+    /// What was recorded of it, if it holds its key.
+    pub(crate) kept: Option<Kept>,
 }
 
 /// The error for a reply that is not what the command answers.
@@ -145,9 +149,11 @@ pub(crate) fn entry(value: Value) -> Option<Entry> {
 pub(crate) fn pending(value: Value) -> Option<Pending> {
     let mut parts = array(value);
     let started = parts.get(3).and_then(integer) == Some(1);
+    let kept = parts.get(4).and_then(integer).zip(parts.get(5).cloned().and_then(text));
+    let kept = kept.and_then(|(left, history)| Kept::read(left, &history));
     let count = parts.get(2).and_then(integer).and_then(|count| u32::try_from(count).ok())?;
     parts.truncate(2);
-    Some(Pending { entry: entry(Value::Array(parts))?, count, started })
+    Some(Pending { entry: entry(Value::Array(parts))?, count, started, kept })
 }
 
 /// Reads the reply of a script that starts with a status; the rest follows.

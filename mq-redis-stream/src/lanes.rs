@@ -41,7 +41,7 @@ impl Hasher for IdHasher {
     }
 }
 
-/// Entries held, each with whether it is a suspect.
+/// Entries held, each with whether there may be a mark of it: that of a suspect, or of what holds its key.
 type Held = HashMap<EntryId, bool, BuildHasherDefault<IdHasher>>;
 
 #[derive(Debug, Default)]
@@ -134,15 +134,15 @@ impl Lanes {
     }
 
     /// Holds an entry.
-    pub(crate) fn hold(&mut self, lane: Lane, id: EntryId, suspect: bool) {
-        self.state(lane).held.insert(id, suspect);
+    pub(crate) fn hold(&mut self, lane: Lane, id: EntryId, marked: bool) {
+        self.state(lane).held.insert(id, marked);
     }
 
     pub(crate) fn holds(&self, lane: Lane, id: EntryId) -> bool {
         self.states[lane as usize].held.contains_key(&id)
     }
 
-    /// Returns whether the delivery is this member's, and if so whether it is a suspect.
+    /// Returns whether the delivery is this member's, and if so whether there may be a mark of it.
     pub(crate) fn check(&self, token: Token) -> Option<bool> {
         let state = self.states.get(token.lane as usize)?;
         if state.epoch != Some(token.epoch) {

@@ -12,6 +12,7 @@ mod entry;
 mod error;
 mod gauge;
 mod intake;
+mod kept;
 mod lanes;
 mod member;
 mod names;
@@ -70,7 +71,11 @@ pub const CAPABILITIES: Capabilities = Capabilities {
         (Capability::Expiry, Support::Unsupported, "not there yet"),
         (Capability::Priority, Support::Unsupported, "not there yet"),
         (Capability::Transactions, Support::Native, "one script adds all or nothing"),
-        (Capability::HoldKey, Support::Unsupported, "not there yet"),
+        (
+            Capability::HoldKey,
+            Support::Emulated,
+            "kept pending, its attempt and time in a hash that goes with the settlement",
+        ),
         (Capability::Synced, Support::Native, "WAITAOF, on a server of 7.2 or later with `appendonly yes`"),
         (Capability::RequiredRouting, Support::Emulated, "a script that looks for a group before it adds"),
         (Capability::Pending, Support::Native, "XPENDING"),

@@ -228,7 +228,8 @@ impl Member {
         }
         for incoming in &entries {
             let id = crate::lanes::id_of(incoming.token);
-            state.lanes.hold(lane, id, incoming.suspect.is_some());
+            let marked = incoming.suspect.is_some() || incoming.not_before.is_some();
+            state.lanes.hold(lane, id, marked);
             state.lanes.note(lane, id);
         }
         out.extend(entries);
@@ -251,6 +252,10 @@ impl Member {
         let (entry, count) = (pending.entry, pending.count);
         let mut incoming = self.incoming(lane, epoch, entry.id, codec::decode_entry(&entry), count);
         (incoming.redelivered, incoming.suspect) = (true, suspect);
+        if let Some(kept) = pending.kept {
+            let (deaths, clock) = (count.saturating_sub(1), &self.context.clock);
+            incoming.not_before = Some(kept.apply(deaths, &mut incoming.envelope, clock));
+        }
         Arc::new(incoming)
     }
 
@@ -270,6 +275,7 @@ impl Member {
             subscription: info.subscription,
             redelivered: info.side == Side::Inbox || envelope.attempt > 1,
             suspect: None,
+            not_before: None,
             position: (info.side == Side::Topic).then(|| id.position(info.partition)),
             message,
             envelope,

@@ -62,7 +62,7 @@ pub(crate) struct GroupKeys {
     pub(crate) members: String,
     /// HASH: lane → its owner, and `generation`.
     pub(crate) lanes: String,
-    /// HASH: what was started alone.
+    /// HASH: what was started alone, and what is kept to hold its key.
     pub(crate) started: String,
 }
 

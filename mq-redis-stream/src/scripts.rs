@@ -20,6 +20,7 @@ pub(crate) enum Script {
     Ack,
     Relocate,
     Start,
+    Hold,
     Leave,
     Assign,
     Release,
@@ -36,7 +37,7 @@ pub(crate) enum Script {
     Trimmed,
 }
 
-const SOURCES: [(Script, &str); 25] = [
+const SOURCES: [(Script, &str); 26] = [
     (Script::EnsureTopic, include_str!("lua/ensure_topic.lua")),
     (Script::EnsureGroup, include_str!("lua/ensure_group.lua")),
     (Script::Join, include_str!("lua/join.lua")),
@@ -48,6 +49,7 @@ const SOURCES: [(Script, &str); 25] = [
     (Script::Ack, include_str!("lua/ack.lua")),
     (Script::Relocate, include_str!("lua/relocate.lua")),
     (Script::Start, include_str!("lua/start.lua")),
+    (Script::Hold, include_str!("lua/hold.lua")),
     (Script::Leave, include_str!("lua/leave.lua")),
     (Script::Assign, include_str!("lua/assign.lua")),
     (Script::Release, include_str!("lua/release.lua")),

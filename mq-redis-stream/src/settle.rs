@@ -1,14 +1,15 @@
-//! Settling: one script per stream acknowledges, one per copy relocates.
+//! Settling: one script per stream acknowledges, one per copy relocates, one per message keeps it.
 
 use std::sync::Arc;
 
-use mq_core::driver::{Destination, Lane, Outcome, Relocation, Settlement, Token};
+use mq_core::driver::{Destination, Hold, Lane, Outcome, Relocation, Settlement, Token};
 use mq_core::{Error, ErrorKind, Result};
 use redis::{Cmd, Pipeline, Value};
 
 use crate::codec::{self, MAX_HEADERS};
 use crate::connection::checked;
 use crate::entry::{integer, unexpected};
+use crate::kept;
 use crate::lanes::id_of;
 use crate::member::Member;
 use crate::names::Side;
@@ -21,7 +22,16 @@ const IDS: usize = 1000;
 /// A command and the settlements it answers.
 struct Call {
     places: Vec<usize>,
-    relocation: bool,
+    kind: Kind,
+}
+
+/// What a command does to its messages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ack,
+    Relocate,
+    /// They stay this member's.
+    Hold,
 }
 
 fn stale() -> Error {
@@ -44,8 +54,12 @@ pub(crate) async fn run(member: &Arc<Member>, batch: Vec<Settlement>) -> Vec<Res
         }
         Err(error) => {
             let mut state = member.state.lock();
-            for place in calls.iter().flat_map(|call| &call.places) {
-                state.lanes.doubt(batch[*place].token);
+            for (place, kind) in
+                calls.iter().flat_map(|call| call.places.iter().map(|place| (place, call.kind)))
+            {
+                if kind != Kind::Hold {
+                    state.lanes.doubt(batch[*place].token);
+                }
                 verdicts[*place] = Err(error.duplicate());
             }
         }
@@ -59,15 +73,20 @@ fn prepare(
     batch: &[Settlement],
     verdicts: &mut [Result<()>],
 ) -> (Pipeline, Vec<Call>) {
-    let (mut acks, mut relocations) = (Vec::with_capacity(batch.len()), Vec::new());
+    let (mut acks, mut relocations, mut holds) = (Vec::with_capacity(batch.len()), Vec::new(), Vec::new());
     {
-        let state = member.state.lock();
+        let mut state = member.state.lock();
         for (place, settlement) in batch.iter().enumerate() {
             let suspect = state.lanes.check(settlement.token);
             match (&settlement.outcome, suspect) {
                 (_, None) => verdicts[place] = Err(stale()),
                 (Outcome::Ack, Some(suspect)) => acks.push((settlement.token.lane, suspect, place)),
                 (Outcome::Relocate(relocation), Some(_)) => relocations.push((place, relocation)),
+                (Outcome::Hold(hold), Some(_)) => {
+                    let token = settlement.token;
+                    state.lanes.hold(token.lane, id_of(token), true);
+                    holds.push((place, hold));
+                }
             }
         }
     }
@@ -84,7 +103,7 @@ fn prepare(
             suspect,
             places.iter().map(|place| batch[*place].token),
         ));
-        calls.push(Call { places, relocation: false });
+        calls.push(Call { places, kind: Kind::Ack });
     }
     let mut order = Order::default();
     for (place, relocation) in relocations {
@@ -95,7 +114,11 @@ fn prepare(
             continue;
         }
         pipeline.add_command(relocate(member, name, token, relocation, &mut order));
-        calls.push(Call { places: vec![place], relocation: true });
+        calls.push(Call { places: vec![place], kind: Kind::Relocate });
+    }
+    for (place, held) in holds {
+        pipeline.add_command(hold(member, name, batch[place].token, held));
+        calls.push(Call { places: vec![place], kind: Kind::Hold });
     }
     (pipeline, calls)
 }
@@ -150,6 +173,18 @@ fn relocate(member: &Member, name: &str, token: Token, relocation: &Relocation, 
     cmd
 }
 
+fn hold(member: &Member, name: &str, token: Token, hold: &Hold) -> Cmd {
+    let (info, of, id) = (member.lane(token.lane), member.of_lane(token.lane), id_of(token));
+    let mut cmd = Script::Hold.call(&[&of.keys.members, &of.keys.lanes, &info.stream, &of.keys.started]);
+    cmd.arg(member.group.as_str()).arg(name).arg(&info.fence);
+    cmd.arg(format!("{}{id}", info.mark)).arg(id.to_string());
+    // By the server's clock, so the delay is sent and not the moment.
+    let now = member.context.clock.now().as_millis();
+    let delay = hold.until.map_or(0, |at| at.as_millis().saturating_sub(now).min(1 << 50));
+    cmd.arg(delay).arg(kept::write(&hold.envelope));
+    cmd
+}
+
 fn answer(
     member: &Member,
     name: &str,
@@ -169,13 +204,15 @@ fn answer(
             let token = batch[*place].token;
             doubted |= state.lanes.doubted(token);
             match &outcome {
+                Ok(1) if call.kind == Kind::Hold => {}
                 Ok(_) => state.lanes.settled(token),
                 Err(error) if crate::reader::is_gone(error) => state.lanes.settled(token),
                 Err(_) => {}
             }
         }
     }
-    let expected = if call.relocation { 1 } else { i64::try_from(call.places.len()).unwrap_or(i64::MAX) };
+    let expected =
+        if call.kind != Kind::Ack { 1 } else { i64::try_from(call.places.len()).unwrap_or(i64::MAX) };
     match outcome {
         Ok(-1) => {
             member.lost(name);

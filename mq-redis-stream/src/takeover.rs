@@ -142,6 +142,7 @@ async fn scan(member: &Arc<Member>, name: &str, room: usize, out: &mut Vec<Arc<I
         let mut cmd = Script::Scan.call(&[&keys.members, &keys.started, &info.stream, &keys.lanes]);
         cmd.arg(keys.group.as_str()).arg(name).arg(&info.fence).arg(behind(from));
         cmd.arg((room - out.len()).min(CLAIM)).arg(&info.mark);
+        cmd.arg(u8::from(member.of_lane(lane).settings.hold_key));
         let (session, mut rest) = status(member.control.query(&cmd).await?, "scan")?;
         if session == -1 {
             member.lost(name);
@@ -232,7 +233,7 @@ async fn bodies(member: &Member, stream: &str, ids: Vec<(EntryId, u32)>) -> Resu
     let replies = member.control.pipeline(&pipeline).await?;
     let body = |((_, count), reply): ((EntryId, u32), Value)| {
         let entry = array(reply).into_iter().next().and_then(entry::entry)?;
-        Some(Pending { entry, count, started: false })
+        Some(Pending { entry, count, started: false, kept: None })
     };
     Ok(ids.into_iter().zip(replies).filter_map(body).collect())
 }

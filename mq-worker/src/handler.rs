@@ -65,6 +65,11 @@ pub trait Handler<Args: 'static>: Send + Sync + Sized + 'static {
         self.route().ordered()
     }
 
+    /// As [`Route::hold_key`].
+    fn hold_key(self, hold: bool) -> Route {
+        self.route().hold_key(hold)
+    }
+
     /// As [`Route::timeout`].
     fn timeout(self, timeout: Duration) -> Route {
         self.route().timeout(timeout)

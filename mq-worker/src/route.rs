@@ -63,6 +63,13 @@ impl Route {
         self
     }
 
+    /// Has a message that is tried again hold the others of its key; only with [`ordered`](Self::ordered).
+    /// See [`GroupSettings::hold_key`](mq_core::GroupSettings::hold_key). A setting of the group. Default off.
+    pub fn hold_key(mut self, hold: bool) -> Self {
+        self.settings.hold_key = hold;
+        self
+    }
+
     /// Sets how long a message is this worker's without a sign of life; the worker renews it while the
     /// handler runs. A setting of the group. Default 30 s. A handler that blocks its thread keeps the worker
     /// from renewing: use `tokio::task::spawn_blocking`.

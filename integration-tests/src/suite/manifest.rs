@@ -4,8 +4,8 @@ use anyhow::Result;
 use futures_util::future::BoxFuture;
 
 use super::cases::{
-    attempts, cancel, codec, dead, delay, faults, flow, groups, inspect, lease, lifecycle, observe, once,
-    operator, order, publish, service, settle, terms, transactions, worker,
+    attempts, cancel, codec, dead, delay, faults, flow, groups, hold, inspect, lease, lifecycle, observe,
+    once, operator, order, publish, service, settle, terms, transactions, worker,
 };
 use super::context::Context;
 use super::{fault_history, history};
@@ -169,6 +169,13 @@ pub fn manifest() -> Vec<Case> {
         Uses 6 "order.members_join_and_leave" order::members_join_and_leave: "members join and leave while 3,000 messages flow: each key in order, one at a time";
         Kills 6 "order.survives_a_crash" order::survives_a_crash: "after kill -9 each key goes on in order";
         Uses 6 "order.retry_lets_others_pass" order::retry_lets_others_pass: "a retried message lets the key's others pass";
+        Uses 6 "order.hold_key" hold::other_keys_pass: "with hold_key a retried message holds its key, other keys pass, and its key's messages end in the order sent";
+        Uses 6 "order.hold_key_always" hold::defer_drop_and_lease: "deferred, dropped and late messages hold their key too; only defer is not counted";
+        Uses 6 "order.hold_key_counts" hold::counts: "a message that fails each time is dead after max_attempts, then its key goes on; one without a key holds nothing";
+        Uses 6 "order.hold_key_moves" hold::moves: "members close while a message waits: the next has the same attempt, not early, and the order";
+        Uses 6 "order.hold_key_many_members" hold::many_members: "members come and go while a third of the attempts fail: each key's messages end in the order sent, counted right";
+        Kills 6 "order.hold_key_survives_a_kill" hold::survives_a_kill: "kill -9 while a message waits: one attempt more at most, none fewer, not early, and the order";
+        Uses 6 "order.hold_key_declared" hold::declared: "hold_key without ordered is refused, and so is a member that differs in it";
         Uses 6 "order.messages_without_a_key" order::messages_without_a_key: "messages without a key are not held back";
 
         Uses 10 "flow.prefetch_in_messages" flow::prefetch_in_messages: "no more than the prefetch is held";

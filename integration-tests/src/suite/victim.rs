@@ -1,7 +1,7 @@
 //! A consumer that is killed: in a child process (this program, started again), or in this one.
 
 use std::future::pending;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use mq::{Client, Delivery, GroupSettings};
@@ -34,6 +34,9 @@ pub struct Plan {
     pub ack: Vec<usize>,
     /// It is ready at once, acks what it receives, and kills itself when it receives this body.
     pub dies_of: Option<String>,
+    /// It retries the first message it receives: at once, and again not before this moment, in
+    /// milliseconds since 1970. The message is the first in what it receives all along.
+    pub retry_until: Option<u64>,
     /// It is a worker that does each message once.
     pub once: Option<OncePlan>,
 }
@@ -55,6 +58,7 @@ impl Plan {
             receive,
             ack: Vec::new(),
             dies_of: None,
+            retry_until: None,
             once: None,
         }
     }
@@ -83,6 +87,14 @@ pub(super) async fn work(
             }
             delivery.ack().await?;
         }
+    }
+    if let Some(until) = plan.retry_until {
+        subscriber.receive().await?.retry_because(Duration::ZERO, "the victim's first").await?;
+        let again = subscriber.receive().await?;
+        anyhow::ensure!(again.attempt() == 2, "{again:?}");
+        let until = SystemTime::UNIX_EPOCH + Duration::from_millis(until);
+        let after = until.duration_since(SystemTime::now()).context("the victim was too slow")?;
+        again.retry_because(after, "the victim's second").await?;
     }
     let mut held: Vec<Option<Delivery>> = Vec::new();
     while held.len() < plan.receive {

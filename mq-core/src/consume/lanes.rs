@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::state::{Phase, Solo, State};
+use super::state::{Phase, Solo, State, Turn};
 use crate::driver::{Incoming, Lane, Revocation, Token};
 use crate::error::{ErrorKind, Result};
 
@@ -19,17 +19,19 @@ impl State {
         self.ready = kept;
         let gone: VecDeque<Arc<Incoming>> = gone;
         for incoming in gone {
-            self.forget(&incoming);
             if self.settings[incoming.subscription].ordered {
-                self.ready.extend(self.gate.leave(&incoming));
+                self.pass_by(&incoming);
+            } else {
+                self.forget(&incoming);
             }
         }
         let held = std::mem::take(&mut self.held).into_vec();
         let alone = std::mem::take(&mut self.alone);
         for Reverse(held) in held {
-            match held.2.token.lane == lane {
-                true => self.forget(&held.2),
-                false => self.held.push(Reverse(held)),
+            match (held.2.token.lane == lane, held.3) {
+                (true, Turn::Taken) => self.pass_by(&held.2),
+                (true, Turn::Without) => self.forget(&held.2),
+                (false, _) => self.held.push(Reverse(held)),
             }
         }
         if self.solo == Solo::Started && alone.front().is_some_and(|first| first.token.lane == lane) {
@@ -37,9 +39,13 @@ impl State {
         }
         for incoming in alone {
             match incoming.token.lane == lane {
+                true if self.holds_key(&incoming) => self.pass_by(&incoming),
                 true => self.forget(&incoming),
                 false => self.alone.push_back(incoming),
             }
+        }
+        for (_, hand) in self.hands.iter_mut().filter(|(_, hand)| hand.token.lane == lane) {
+            hand.leaving = true;
         }
         if revocation.release.is_some() {
             self.revoking.push(revocation);
@@ -95,7 +101,10 @@ impl State {
             && recorded.as_ref().is_err_and(|error| error.kind() == ErrorKind::StaleDelivery)
             && let Some(gone) = self.alone.pop_front()
         {
-            self.forget(&gone);
+            match self.holds_key(&gone) {
+                true => self.pass_by(&gone),
+                false => self.forget(&gone),
+            }
         }
     }
 }

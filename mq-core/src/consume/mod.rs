@@ -2,6 +2,7 @@
 
 mod auto;
 mod gate;
+mod keep;
 mod lanes;
 pub(crate) mod reply;
 pub(crate) mod shared;

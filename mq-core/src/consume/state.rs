@@ -1,7 +1,8 @@
 //! What a consumer holds and what becomes of it: pure and synchronous.
 //!
 //! A message passes `admit` → (held until due) → (behind its key) → ready → in hand → settling →
-//! gone. Suspects on their last attempt wait in `alone` and run with nothing else in hand.
+//! gone. Suspects on their last attempt wait in `alone` and run with nothing else in hand. What is
+//! different in groups with `hold_key` is in `keep`.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -16,7 +17,7 @@ use super::auto::{AckMode, Auto};
 use super::gate::KeyGate;
 use super::reply::{Answer, BatchReply, Replies, Reply};
 use crate::clock::Timestamp;
-use crate::driver::{Budget, Destination, Incoming, Outcome, Revocation, Settlement, Token};
+use crate::driver::{Budget, Destination, Hold, Incoming, Outcome, Revocation, Settlement, Token};
 use crate::error::{Error, ErrorKind, Result};
 use crate::policy::{self, Admission, Case};
 use crate::spent::{Spent, SpentBatch};
@@ -61,18 +62,20 @@ pub(super) struct Hand {
     pub(super) token: Token,
     pub(super) subscription: usize,
     /// `None` once the driver is told that it was acked.
-    incoming: Option<Arc<Incoming>>,
+    pub(super) incoming: Option<Arc<Incoming>>,
     serial: u64,
     /// `None` once it is settling.
     pub(super) deadline: Option<Instant>,
-    turn: Turn,
+    pub(super) turn: Turn,
+    /// Its lane is going, or gone: nothing of it is kept.
+    pub(super) leaving: bool,
     /// Of the message, which is with its holder by now.
     size: usize,
 }
 
 /// Whether a hand-out has the turn of its key; what never queued for it must not end another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+pub(super) enum Turn {
     Taken,
     Without,
 }
@@ -86,6 +89,8 @@ pub(crate) struct Pending {
     pub(crate) subscription: usize,
     pub(crate) reply: Reply,
     pub(crate) tries: u32,
+    /// Set if the message is to be kept.
+    pub(crate) hold: Option<Box<Hold>>,
 }
 
 /// A batch of settlements for the driver, and whom to answer.
@@ -98,7 +103,7 @@ pub(crate) struct SettleBatch {
 }
 
 #[derive(Debug)]
-pub(super) struct Held(Timestamp, u64, pub(super) Arc<Incoming>);
+pub(super) struct Held(Timestamp, u64, pub(super) Arc<Incoming>, pub(super) Turn);
 
 impl PartialEq for Held {
     fn eq(&self, other: &Self) -> bool {
@@ -145,6 +150,8 @@ pub(crate) struct State {
     prefetch: Budget,
     pub(super) ready: VecDeque<Arc<Incoming>>,
     pub(super) held: BinaryHeap<Reverse<Held>>,
+    /// Something was put there that no caller knows of.
+    pub(super) timed: bool,
     pub(super) gate: KeyGate,
     pub(super) alone: VecDeque<Arc<Incoming>>,
     pub(super) solo: Solo,
@@ -167,6 +174,7 @@ impl State {
             prefetch,
             ready: VecDeque::new(),
             held: BinaryHeap::new(),
+            timed: false,
             gate: KeyGate::default(),
             alone: VecDeque::new(),
             solo: Solo::Idle,
@@ -210,26 +218,35 @@ impl State {
             let admission = policy::admit(&incoming, &self.settings[incoming.subscription], now);
             match admission {
                 Admission::Deliver => self.offer(incoming),
-                Admission::Hold(at) => {
-                    self.serial += 1;
-                    self.held.push(Reverse(Held(at, self.serial, incoming)));
+                Admission::Hold(at) if incoming.not_before.is_none() => {
+                    self.hold(at, incoming, Turn::Without);
                 }
+                _ if self.holds_key(&incoming) => self.offer(incoming),
+                Admission::Hold(at) => self.hold(at, incoming, Turn::Without),
                 Admission::Alone => self.alone.push_back(incoming),
-                Admission::Dead => {
-                    let slot = self.hand(incoming, None, Turn::Without).slot;
-                    let action = Action::Dead { reason: policy::MAX_ATTEMPTS.into(), error: None };
-                    self.enqueue(slot, action, Reply::Nobody, 0, now);
-                }
+                Admission::Dead => self.bury(incoming, Turn::Without, now),
             }
         }
     }
 
     fn offer(&mut self, incoming: Arc<Incoming>) {
         if self.settings[incoming.subscription].ordered {
-            self.ready.extend(self.gate.enter(incoming));
+            let first = self.gate.enter(incoming);
+            self.begin(first);
         } else {
             self.ready.push_back(incoming);
         }
+    }
+
+    pub(super) fn hold(&mut self, at: Timestamp, incoming: Arc<Incoming>, turn: Turn) {
+        self.serial += 1;
+        self.held.push(Reverse(Held(at, self.serial, incoming, turn)));
+    }
+
+    pub(super) fn bury(&mut self, incoming: Arc<Incoming>, turn: Turn, now: Timestamp) {
+        let slot = self.hand(incoming, None, turn).slot;
+        let action = Action::Dead { reason: policy::MAX_ATTEMPTS.into(), error: None };
+        self.enqueue(slot, action, Reply::Nobody, 0, now);
     }
 
     /// Makes ready what is due; returns when the next one is.
@@ -238,8 +255,10 @@ impl State {
             if *at > now {
                 return Some(*at);
             }
-            if let Some(Reverse(Held(.., incoming))) = self.held.pop() {
-                self.offer(incoming);
+            match self.held.pop() {
+                Some(Reverse(Held(.., incoming, Turn::Taken))) => self.resume(incoming, now),
+                Some(Reverse(Held(.., incoming, Turn::Without))) => self.offer(incoming),
+                None => {}
             }
         }
         None
@@ -274,8 +293,8 @@ impl State {
         }
         let solo = self.solo == Solo::Started;
         let incoming = if solo { self.alone.pop_front() } else { self.ready.pop_front() }?;
-        let GroupSettings { lease, ordered, .. } = self.settings[incoming.subscription];
-        let turn = if ordered && !solo { Turn::Taken } else { Turn::Without };
+        let GroupSettings { lease, ordered, hold_key, .. } = self.settings[incoming.subscription];
+        let turn = if ordered && (!solo || hold_key) { Turn::Taken } else { Turn::Without };
         let key = self.hand(incoming.clone(), Some(now + lease), turn);
         if solo {
             self.solo = Solo::Running(key.slot);
@@ -287,7 +306,8 @@ impl State {
         self.serial += 1;
         let Incoming { token, subscription, ref message, .. } = *incoming;
         let (serial, size) = (self.serial, message.size());
-        let hand = Hand { token, subscription, incoming: Some(incoming), serial, deadline, turn, size };
+        let incoming = Some(incoming);
+        let hand = Hand { token, subscription, incoming, serial, deadline, turn, leaving: false, size };
         HandKey { slot: self.hands.insert(hand), serial }
     }
 
@@ -394,8 +414,9 @@ impl State {
             (_, Outcome::Relocate(copy)) if copy.to == Destination::Dead => Fate::Dead,
             _ => Fate::Retried,
         };
+        let hold = if let Outcome::Hold(hold) = &outcome { Some(hold.clone()) } else { None };
         self.batch.settlements.push(Settlement { token, subscription, outcome });
-        self.batch.pending.push(Pending { slot, action, fate, subscription, reply, tries });
+        self.batch.pending.push(Pending { slot, action, fate, subscription, reply, tries, hold });
     }
 
     /// Tries a failed settlement again.
@@ -439,21 +460,27 @@ impl State {
     /// Ends a settlement that the driver answered; returns the message and its size if it was kept until
     /// now, to be freed without a lock.
     pub(crate) fn complete(&mut self, slot: usize) -> Option<(Arc<Incoming>, usize)> {
-        let hand = self.hands.try_remove(slot)?;
+        let hand = self.remove(slot)?;
         self.have.messages -= 1;
         self.have.bytes -= hand.size;
         if hand.turn == Turn::Taken
             && let Some(incoming) = &hand.incoming
         {
-            self.ready.extend(self.gate.leave(incoming));
-        }
-        if self.solo == Solo::Running(slot) {
-            self.solo = Solo::Idle;
+            let next = self.gate.leave(incoming);
+            self.begin(next);
         }
         if !self.revoking.is_empty() {
             self.finish_revocations();
         }
         hand.incoming.map(|incoming| (incoming, hand.size))
+    }
+
+    pub(super) fn remove(&mut self, slot: usize) -> Option<Hand> {
+        let hand = self.hands.try_remove(slot)?;
+        if self.solo == Solo::Running(slot) {
+            self.solo = Solo::Idle;
+        }
+        Some(hand)
     }
 
     pub(super) fn forget(&mut self, incoming: &Incoming) {
@@ -518,13 +545,14 @@ impl State {
 /// What the driver is to do about a message.
 fn outcome(incoming: &Incoming, action: &Action, settings: &GroupSettings, now: Timestamp) -> Outcome {
     let case = Case { message: &incoming.message, envelope: &incoming.envelope, settings, now };
-    let relocation = match action {
-        Action::Ack => return Outcome::Ack,
+    match action {
+        Action::Ack => Outcome::Ack,
         Action::Retry { after, error } => case.retry(*after, error.clone()),
-        Action::Dead { reason, error } => case.dead(reason.clone(), error.clone()),
+        Action::Dead { reason, error } => {
+            Outcome::Relocate(Box::new(case.dead(reason.clone(), error.clone())))
+        }
         Action::Defer { after } => case.defer(*after),
-    };
-    Outcome::Relocate(Box::new(relocation))
+    }
 }
 
 fn stale() -> Error {

@@ -7,6 +7,9 @@ use crate::driver::{ReleaseGuard, Spent, Suspect, Token};
 use crate::envelope::Envelope;
 use crate::message::Message;
 
+#[path = "keep_tests.rs"]
+mod keep;
+
 pub(crate) fn incoming(serial: u64, key: Option<&[u8]>) -> Incoming {
     let mut message = Message::with_id("body", "id");
     message.key = key.map(bytes::Bytes::copy_from_slice);
@@ -17,6 +20,7 @@ pub(crate) fn incoming(serial: u64, key: Option<&[u8]>) -> Incoming {
         envelope: Envelope::default(),
         redelivered: false,
         suspect: None,
+        not_before: None,
         position: None,
     }
 }

@@ -76,6 +76,7 @@ fn take_in(shared: &Shared, fetched: Fetched) {
     state.admit(fetched.deliveries, now);
     let settle = state.has_settlements();
     let idle = state.unsettled() == 0;
+    let timed = state.take_timed() || timed;
     drop(state);
     shared.ready.notify_one();
     if timed {
@@ -113,8 +114,12 @@ async fn settle_batch(shared: Arc<Shared>, batch: SettleBatch) {
             done.take(&mut state, &shared, pending, verdict);
         }
         let (ready, room, idle) = (state.has_ready(), state.room().is_some(), state.unsettled() == 0);
+        let timed = state.take_timed();
         drop(state);
         wake(&shared, ready, room, idle);
+        if timed {
+            shared.timers.notify_one();
+        }
     }
     done.tell(&shared);
     if !done.failed.is_empty() {
@@ -145,7 +150,10 @@ impl Done {
             self.failed.extend(verdict.err().map(|error| (pending, error)));
             return;
         }
-        let message = state.complete(pending.slot);
+        let message = match pending.hold.take() {
+            Some(hold) if verdict.is_ok() => state.keep(pending.slot, *hold),
+            _ => state.complete(pending.slot),
+        };
         if state.acks_first() && matches!(pending.action, Action::Ack) {
             state.acked(message.filter(|_| verdict.is_ok()).map(|(message, _)| message));
         } else if let Some((message, size)) = message {

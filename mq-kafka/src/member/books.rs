@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use mq_core::driver::{Budget, Fetched, Incoming, Lane, Revocation, Suspect, Token};
-use mq_core::{Error, ErrorKind, Result};
+use mq_core::{Error, ErrorKind, Result, Timestamp};
 use tokio::sync::oneshot;
 
-use crate::tracker::{Acked, Delivered, Ending, Snapshot, Tracker};
+use crate::metadata::Kept;
+use crate::tracker::{Acked, Delivered, Ending, Keeping, Snapshot, Tracker};
 
 /// This part of the window's bytes may wait to be reserved and handed out; who takes them has room
 /// for the whole window itself.
@@ -304,6 +305,30 @@ impl Books {
         Some(self.wait(vec![(token.lane, token.epoch)]))
     }
 
+    /// Records what a delivery that is kept comes with next; `None` if it is stale.
+    ///
+    /// # Errors
+    /// There is no room for it beside others that are kept.
+    pub(crate) fn keep(
+        &mut self,
+        token: &Token,
+        kept: Kept,
+    ) -> Result<Option<oneshot::Receiver<Vec<Ownership>>>> {
+        let owned = self.lanes.get_mut(&token.lane).filter(|owned| owned.accepts(token));
+        let Some(owned) = owned else { return Ok(None) };
+        match owned.tracker.keep(offset(token), kept) {
+            Keeping::Noted => {
+                owned.dirty = true;
+                Ok(Some(self.wait(vec![(token.lane, token.epoch)])))
+            }
+            Keeping::Full => {
+                let text = "no more of this partition's messages can be kept until some that wait end";
+                Err(Error::new(ErrorKind::Unavailable, text))
+            }
+            Keeping::Unknown => Ok(None),
+        }
+    }
+
     fn wait(&mut self, lanes: Vec<Ownership>) -> oneshot::Receiver<Vec<Ownership>> {
         let (done, answer) = oneshot::channel();
         self.waiters.push(Waiter { after: self.number, lanes, lost: Vec::new(), done });
@@ -464,6 +489,10 @@ impl Books {
 /// Notes in a delivery what is known of it from before.
 fn recall(incoming: &mut Incoming, known: &Delivered) {
     incoming.redelivered |= known.seen;
+    if let Some(kept) = known.kept {
+        incoming.envelope.attempt = kept.attempt;
+        incoming.not_before = Some(Timestamp::from_millis(kept.until));
+    }
     if known.crashes > 0 {
         incoming.suspect = Some(Suspect { started: known.started });
         incoming.envelope.attempt = incoming.envelope.attempt.saturating_add(known.crashes);

@@ -12,6 +12,7 @@ fn chunk(ownership: Ownership, offsets: std::ops::Range<u64>) -> Chunk {
             envelope: Envelope::default(),
             redelivered: false,
             suspect: None,
+            not_before: None,
             position: None,
         })
     };

@@ -27,6 +27,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::codec::Name;
 use crate::connection::Inner;
 use crate::link::Link;
+use crate::metadata::Kept;
 use crate::producer::release;
 pub(crate) use assign::{MemberContext, metadata};
 use books::Books;
@@ -193,6 +194,17 @@ impl Member {
 
     pub(crate) fn start(&self, token: &Token) -> Option<oneshot::Receiver<Vec<Ownership>>> {
         let answer = self.shared.books.lock().start(token);
+        self.shared.changed.notify_all();
+        answer
+    }
+
+    /// Records what a delivery that is kept comes with next; see [`Books::keep`].
+    pub(crate) fn keep(
+        &self,
+        token: &Token,
+        kept: Kept,
+    ) -> Result<Option<oneshot::Receiver<Vec<Ownership>>>> {
+        let answer = self.shared.books.lock().keep(token, kept);
         self.shared.changed.notify_all();
         answer
     }

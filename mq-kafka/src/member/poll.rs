@@ -139,6 +139,7 @@ impl Memory {
                 place.subscription = subscription;
                 place.redelivered = false;
                 place.suspect = None;
+                place.not_before = None;
                 place.position = position;
                 return spent;
             }
@@ -150,6 +151,7 @@ impl Memory {
             message: InPlace::blank(),
             envelope: Envelope::default(),
             suspect: None,
+            not_before: None,
             position,
         })
     }

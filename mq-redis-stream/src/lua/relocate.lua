@@ -13,5 +13,5 @@ else
 end
 redis.call('XACK', KEYS[3], ARGV[1], ARGV[6])
 if ARGV[4] == '1' then redis.call('XDEL', KEYS[3], ARGV[6]) end
-redis.call('HDEL', KEYS[4], ARGV[5])
+redis.call('HDEL', KEYS[4], ARGV[5], 'hold:' .. ARGV[5])
 return 1

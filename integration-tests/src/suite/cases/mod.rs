@@ -8,6 +8,7 @@ pub(super) mod delay;
 pub(super) mod faults;
 pub(super) mod flow;
 pub(super) mod groups;
+pub(super) mod hold;
 pub(super) mod inspect;
 pub(super) mod lease;
 pub(super) mod lifecycle;
