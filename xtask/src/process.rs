@@ -25,6 +25,9 @@ pub(crate) fn root() -> PathBuf {
     here.parent().unwrap_or(here).to_path_buf()
 }
 
+/// The workspace whose crates are compiled with other locks and tasks.
+pub(crate) const INTERLEAVINGS: &str = "interleavings/Cargo.toml";
+
 /// Prepares the cargo that runs this tool.
 pub(crate) fn cargo<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

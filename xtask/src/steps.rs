@@ -1,5 +1,6 @@
 //! Steps that run one after the other, each with its name, time and outcome.
 
+use std::ffi::OsStr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -21,13 +22,13 @@ impl Step {
     }
 
     /// Adds arguments.
-    pub(crate) fn args(mut self, args: &[String]) -> Self {
+    pub(crate) fn args(mut self, args: &[impl AsRef<OsStr>]) -> Self {
         self.command.args(args);
         self
     }
 
     /// Sets an environment variable.
-    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
         self
     }

@@ -50,12 +50,18 @@ fn without_brokers(options: &Options) -> Result<Vec<Step>> {
     let mut steps = Vec::new();
     if options.filter.is_empty() {
         steps.push(Step::cargo("format", &["fmt", "--all", "--check"]));
+        let others = ["fmt", "--manifest-path", process::INTERLEAVINGS, "--all", "--check"];
+        steps.push(Step::cargo("format", &others));
         steps.push(lints());
         if !options.quick {
             steps.push(docs());
             steps.extend(feature_matrix()?);
         }
     }
+    if options.filter.is_empty() {
+        steps.push(interleavings("interleavings, lints", "clippy", &["--tests", "--", "-D", "warnings"])?);
+    }
+    steps.push(interleavings("interleavings", "test", &["--quiet", "--"])?.args(&options.filter));
     steps.push(tests("unit tests", &["--lib", "--bins", "--examples"], options));
     steps.push(tests("doc tests", &["--doc"], options));
     Ok(steps)
@@ -123,6 +129,13 @@ fn lints() -> Step {
     args.extend(ALL);
     args.extend(["--all-targets", "--", "-D", "warnings"]);
     Step::cargo("lints", &args)
+}
+
+/// A command on the workspace in `interleavings/`.
+fn interleavings(name: &str, command: &str, args: &[&str]) -> Result<Step> {
+    let target = process::target_directory()?.join("interleavings");
+    let manifest = [command, "--manifest-path", process::INTERLEAVINGS];
+    Ok(Step::cargo(name, &manifest).args(args).env("CARGO_TARGET_DIR", target))
 }
 
 fn docs() -> Step {

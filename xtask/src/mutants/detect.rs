@@ -86,7 +86,10 @@ pub(crate) fn run(tree: &Tree, detectors: &[Detector]) -> Result<Outcome> {
 type Found = std::result::Result<Vec<Finding>, String>;
 
 fn tests(tree: &Tree, package: &str, names: &[&str]) -> Result<Found> {
-    let args = ["test", "--package", package, "--all-features", "--tests", "--no-fail-fast"];
+    let mut args = vec!["test", "--package", package, "--all-features", "--tests", "--no-fail-fast"];
+    if package.ends_with("-interleaved") {
+        args.extend(["--manifest-path", process::INTERLEAVINGS]);
+    }
     if let Some(broken) = build(tree, cargo(tree, &args).arg("--no-run"))? {
         return Ok(Err(broken));
     }

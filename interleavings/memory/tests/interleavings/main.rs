@@ -8,7 +8,7 @@ mod slow;
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -27,6 +27,8 @@ const TRIES: usize = 400;
 const CHANGES: usize = 3;
 /// Steps in which every scenario ends; those that do take a few hundred.
 const STEPS: usize = 100_000;
+/// Bytes of a task's stack: nothing tells of one that is too small.
+const STACK: usize = 1 << 20;
 /// A limit of time.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -35,6 +37,7 @@ fn explore<F: Future<Output = ()> + 'static>(scenario: impl Fn() -> F + Send + S
     let run = |scheduler: Box<dyn Scheduler + Send>| {
         let mut config = Config::default();
         config.max_steps = MaxSteps::FailAfter(STEPS);
+        config.stack_size = STACK;
         let scenario = scenario.clone();
         Runner::new(scheduler, config).run(move || block_on(scenario()));
     };
@@ -70,9 +73,12 @@ async fn take(subscriber: &Subscriber, count: usize) -> BTreeMap<Vec<u8>, usize>
     came
 }
 
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_ready())).await;
+}
+
 async fn poll_once_and_drop(future: impl Future) {
-    let mut future = pin!(future);
-    poll_fn(|cx| Poll::Ready(drop(future.as_mut().poll(cx)))).await;
+    poll_once(pin!(future)).await;
 }
 
 fn names() -> (TopicName, GroupName) {
@@ -153,7 +159,7 @@ fn closing_waits_for_sends_under_way_and_ends() {
         let admin = client.admin();
         let closing = {
             let client = client.clone();
-            spawn(async move { drop(client.close(LIMIT).await.unwrap()) })
+            spawn(async move { client.close(LIMIT).await.unwrap() })
         };
         closing.await.unwrap();
         let confirmed = sender.await.unwrap();
@@ -226,7 +232,7 @@ fn a_send_that_is_not_polled_keeps_nobody_waiting() {
         let (subscriber, publisher) = (subscriber(&client).await, publisher(&client).await);
         let mut left_alone = pin!(publisher.send(Message::new("a")));
         // It has the only place in the window.
-        poll_fn(|cx| Poll::Ready(drop(left_alone.as_mut().poll(cx)))).await;
+        poll_once(left_alone.as_mut()).await;
         sending(&publisher, "b").await.unwrap();
         assert_eq!(take(&subscriber, 2).await, once(&["a", "b"]));
     });
