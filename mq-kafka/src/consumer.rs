@@ -17,6 +17,9 @@ use crate::settle;
 
 /// The longest wait for what is in hand when a partition moves.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// And how much longer than a lease: what runs out while a partition is handed over is still moved to the inbox
+/// and done with. Cut off between the two, it would come from both.
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// A topic of a consumer, with the names derived from it.
 #[derive(Debug)]
@@ -119,7 +122,7 @@ async fn opening(
             partitions += usize::try_from(inner.partitions_of(&name).await?).unwrap_or(0);
             sources.push(Source { topic: name, subscription, inbox, dead: topic.dead.clone() });
         }
-        patience = patience.min(topic.subscription.settings.lease);
+        patience = patience.min(topic.subscription.settings.lease + SETTLING);
     }
     Ok(Opening {
         group: group_id(group, ordered),

@@ -4,6 +4,7 @@
 //! many attempts and such a reason) does not depend on timing, and must be the same on every backend.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,12 +60,15 @@ struct Observed {
     busy: HashMap<usize, usize>,
     last: HashMap<usize, usize>,
     begun: HashMap<usize, ()>,
+    /// What came of each message.
+    stories: HashMap<usize, String>,
     wrong: Vec<String>,
 }
 
 struct Run {
     seed: u64,
     ordered: bool,
+    begun: std::time::Instant,
     observed: Mutex<Observed>,
 }
 
@@ -75,7 +79,9 @@ impl Run {
         let attempt = delivery.attempt();
         let mut observed = self.observed.lock();
         if let Some(attempts) = observed.acked.get(&number).copied() {
-            observed.wrong.push(format!("{number} came after its ack at attempt {attempts}"));
+            let story = observed.stories.get(&number).cloned().unwrap_or_default();
+            let again = format!("came at attempt {attempt}, {:?}", delivery.position());
+            observed.wrong.push(format!("{number} {again} after its ack at attempt {attempts}: {story}"));
         }
         if self.ordered {
             let key = number % KEYS;
@@ -91,6 +97,9 @@ impl Run {
         let turn = observed.turns.entry((number, attempt)).or_default();
         let act = act(self.seed, number, attempt, *turn);
         *turn += 1;
+        let (at, position) = (self.begun.elapsed(), delivery.position());
+        let story = observed.stories.entry(number).or_default();
+        write!(story, "at {at:?} attempt {attempt}, {position:?}: {act:?}; ")?;
         Ok((number, act))
     }
 
@@ -172,7 +181,7 @@ async fn play(
     members: bool,
 ) -> Result<Fates> {
     let setup = Setup { client, topic, group, ordered };
-    let run = Arc::new(Run { seed, ordered, observed: Mutex::default() });
+    let run = Arc::new(Run { seed, ordered, begun: std::time::Instant::now(), observed: Mutex::default() });
     let first = setup.open().await?;
     let publisher = client.publisher(topic).await?;
     for chunk in 0..MESSAGES / 20 {
