@@ -191,7 +191,8 @@ pub struct Incoming {
     pub redelivered: bool,
     /// Set if a member died with it.
     pub suspect: Option<Suspect>,
-    /// Set if a member recorded by [`Outcome::Hold`] that it comes no earlier; it holds its key until then.
+    /// Set if a member recorded by [`Outcome::Hold`] that it comes no earlier; it holds its key until then. Such a
+    /// message is `redelivered`.
     pub not_before: Option<Timestamp>,
     /// Where it is stored.
     pub position: Option<Position>,

@@ -248,6 +248,7 @@ impl Intake {
             (entry.kept, entry.envelope) = (true, line.history().clone());
             incoming.envelope = line.history().clone();
             incoming.not_before = Some(line.not_before());
+            incoming.redelivered = true;
             incoming.suspect = None;
             let deaths = line.deaths_since(entry.deaths);
             drop(held);

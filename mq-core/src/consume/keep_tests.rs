@@ -86,6 +86,7 @@ async fn what_a_former_holder_recorded_holds_its_key_too() {
     let mut state = holding();
     let waits = |mut incoming: Incoming, until| {
         incoming.not_before = Some(at(until));
+        incoming.redelivered = true;
         incoming.envelope.attempt = 2;
         incoming
     };
@@ -209,6 +210,7 @@ proptest! {
                             let mut incoming = keyed(*serial, key);
                             incoming.envelope.attempt = *attempt;
                             incoming.not_before = *due;
+                            incoming.redelivered = true;
                             incoming
                         }));
                     }

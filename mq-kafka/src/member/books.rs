@@ -492,6 +492,7 @@ fn recall(incoming: &mut Incoming, known: &Delivered) {
     if let Some(kept) = known.kept {
         incoming.envelope.attempt = kept.attempt;
         incoming.not_before = Some(Timestamp::from_millis(kept.until));
+        incoming.redelivered = true;
     }
     if known.crashes > 0 {
         incoming.suspect = Some(Suspect { started: known.started });
