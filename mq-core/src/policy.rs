@@ -32,10 +32,7 @@ pub enum Admission {
 #[must_use]
 pub fn admit(incoming: &Incoming, settings: &GroupSettings, now: Timestamp) -> Admission {
     let attempt = incoming.envelope.attempt;
-    // The first question is answered by a part of the message that is at hand; the second costs a cache line.
-    if incoming.redelivered
-        && let Some(at) = incoming.not_before.filter(|at| *at > now)
-    {
+    if let Some(at) = incoming.not_before.filter(|at| *at > now) {
         return Admission::Hold(at);
     }
     match incoming.suspect {

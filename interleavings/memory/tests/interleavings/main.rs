@@ -62,6 +62,12 @@ fn sending(publisher: &Publisher, body: &'static str) -> JoinHandle<()> {
     spawn(async move { drop(publisher.send(Message::new(body)).await.unwrap()) })
 }
 
+async fn send_all(publisher: &Publisher, bodies: &[&'static str]) {
+    for verdict in publisher.send_batch(bodies.iter().copied().map(Message::new).collect()).await {
+        verdict.unwrap();
+    }
+}
+
 /// Receives and acks so many; returns how often each body came.
 async fn take(subscriber: &Subscriber, count: usize) -> BTreeMap<Vec<u8>, usize> {
     let mut came = BTreeMap::new();
@@ -101,10 +107,7 @@ fn sends_that_meet_are_all_confirmed_and_come_once() {
         let client = client();
         let (subscriber, publisher) = (subscriber(&client).await, publisher(&client).await);
         let senders = ["a", "b"].map(|body| sending(&publisher, body));
-        let batch = vec![Message::new("c"), Message::new("d")];
-        for verdict in publisher.send_batch(batch).await {
-            verdict.unwrap();
-        }
+        send_all(&publisher, &["c", "d"]).await;
         assert_eq!(take(&subscriber, 4).await, once(&["a", "b", "c", "d"]));
         for sender in senders {
             sender.await.unwrap();
@@ -181,9 +184,7 @@ fn each_of_several_receivers_is_woken() {
             spawn(async move { subscriber.receive().await.unwrap() })
         });
         let bodies = ["a", "b", "c"];
-        for verdict in publisher.send_batch(bodies.map(Message::new).into()).await {
-            verdict.unwrap();
-        }
+        send_all(&publisher, &bodies).await;
         let mut came = BTreeMap::new();
         for receiver in receivers {
             let delivery = receiver.await.unwrap();
@@ -245,9 +246,7 @@ fn an_answered_ack_makes_room_in_a_full_window() {
         let subscriber = client.subscriber("t", "g").prefetch(1).open().await.unwrap();
         let publisher = publisher(&client).await;
         let bodies = ["a", "b", "c"];
-        for verdict in publisher.send_batch(bodies.map(Message::new).into()).await {
-            verdict.unwrap();
-        }
+        send_all(&publisher, &bodies).await;
         let mut acks = Vec::new();
         let mut came = BTreeMap::new();
         for _ in bodies {
