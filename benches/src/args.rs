@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// Only these brokers.
     #[arg(long, value_delimiter = ',')]
     pub(crate) backend: Vec<Backend>,
-    /// Only these modes.
+    /// Only these modes; unless said, all but `delivery`.
     #[arg(long, value_delimiter = ',')]
     pub(crate) mode: Vec<Mode>,
     /// Payload sizes.
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// Paired rounds; 7 unless --quick.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// Few and short rounds, for a look: at most 4 minutes for all, and without `delivery` and `worker`.
+    /// Few and short rounds, for a look: at most 4 minutes for all, and without `worker`.
     #[arg(long)]
     pub(crate) quick: bool,
     /// Lets Kafka's raw side of `delivery` hand out messages without writing down first that it
@@ -72,7 +72,7 @@ impl Args {
     pub(crate) fn modes(&self) -> Vec<Mode> {
         match (self.mode.as_slice(), self.quick) {
             ([], true) => vec![Mode::Publish, Mode::Consume, Mode::Latency],
-            ([], false) => vec![Mode::Publish, Mode::Consume, Mode::Latency, Mode::Delivery, Mode::Worker],
+            ([], false) => vec![Mode::Publish, Mode::Consume, Mode::Latency, Mode::Worker],
             (modes, _) => modes.to_vec(),
         }
     }

@@ -36,7 +36,8 @@
 //!
 //! The feature `codec` (default) is [`mq::codec`](codec): formats chosen by the content type, and versions of messages. JSON is
 //! always there; `protobuf`, `msgpack`, `avro`, `schema-registry` and `compression` add what they say.
-//! and draining around them. The feature `observe` is [`mq::observe`](observe): metrics, traces and health.
+//!
+//! The feature `observe` is [`mq::observe`](observe): metrics, traces and health.
 
 mod connect;
 #[cfg(all(feature = "memory", feature = "worker"))]

@@ -119,7 +119,7 @@ fn long() -> Result<Vec<Step>> {
             "the suite's program",
             &["build", "--workspace", "--all-features", "--bin", "conformance"],
         ),
-        conformance("faults, repeated", &["--repeat", "5", "::faults."])?,
+        conformance("faults, repeated", &["--repeat", "5", "::faults.", "::operator."])?,
         conformance("histories with faults", &["--long", "::faults.history"])?,
     ])
 }

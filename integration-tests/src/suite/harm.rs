@@ -104,6 +104,25 @@ impl Operator<'_> {
         self.rabbitmq(command).await
     }
 
+    /// Has the broker end, within 2 s, the channels that keep a message of a group for a second; `false` undoes
+    /// it. It holds for channels that are opened afterwards.
+    pub(super) async fn time_acks_out(self, topic: &TopicName, group: &GroupName, on: bool) -> Result<bool> {
+        if self.0.kind() != BrokerKind::RabbitMq {
+            return Ok(false);
+        }
+        let (tick, policy) = match on {
+            true => (
+                500,
+                format!(
+                    r#"set_policy --apply-to queues mq-acks '^{topic}\.\.{group}$' '{{"consumer-timeout":1000}}'"#
+                ),
+            ),
+            false => (60_000, "clear_policy mq-acks".into()),
+        };
+        self.rabbitmq(format!("eval 'application:set_env(rabbit, channel_tick_interval, {tick}).'")).await?;
+        self.rabbitmq(policy).await
+    }
+
     /// Makes [`USER`], who may do everything.
     pub(super) async fn make_user(self) -> Result<bool> {
         match self.0.kind() {

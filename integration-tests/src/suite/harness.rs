@@ -82,22 +82,7 @@ impl Harness for MemoryHarness {
     async fn victim(&self, plan: Plan) -> Result<Box<dyn Victim>> {
         let backend = self.0.backend(MemoryConfig::default(), Context::default());
         let client = Client::new(backend.clone(), ClientOptions::default());
-        let (killed, kill) = tokio::sync::oneshot::channel();
-        let (ready, until_ready) = tokio::sync::oneshot::channel();
-        let killer = backend.clone();
-        tokio::spawn(async move {
-            let tell = || {
-                // Nobody waits for it if the row has failed.
-                let _ = ready.send(());
-            };
-            let work = victim::work(&client, &plan, tell, || killer.kill());
-            tokio::select! {
-                done = work => drop(done),
-                _ = kill => {}
-            }
-        });
-        until_ready.await.context("the consumer to be killed did not get so far")?;
-        Ok(Box::new(MemoryVictim { backend, killed }))
+        memory_victim(backend, client, plan).await
     }
 
     fn session_bound(&self) -> Duration {
@@ -114,6 +99,30 @@ impl Harness for MemoryHarness {
     fn broker(&self) -> Option<&Broker> {
         None
     }
+}
+
+/// Starts a consumer of this client that can be killed by cutting its backend's connection.
+pub(super) async fn memory_victim(
+    backend: mq_memory::MemoryBackend,
+    client: Client,
+    plan: Plan,
+) -> Result<Box<dyn Victim>> {
+    let (killed, kill) = tokio::sync::oneshot::channel();
+    let (ready, until_ready) = tokio::sync::oneshot::channel();
+    let killer = backend.clone();
+    tokio::spawn(async move {
+        let tell = || {
+            // Nobody waits for it if the row has failed.
+            let _ = ready.send(());
+        };
+        let work = victim::work(&client, &plan, tell, || killer.kill());
+        tokio::select! {
+            done = work => drop(done),
+            _ = kill => {}
+        }
+    });
+    until_ready.await.context("the consumer to be killed did not get so far")?;
+    Ok(Box::new(MemoryVictim { backend, killed }))
 }
 
 struct MemoryVictim {

@@ -15,6 +15,7 @@ mod harness;
 mod history;
 mod manifest;
 mod once;
+mod planted;
 mod runner;
 mod victim;
 

@@ -92,8 +92,21 @@ pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> 
 }
 
 async fn row(case: Case, harness: Arc<dyn Harness>, seed: u64, histories: u32) -> Row {
-    let backend = harness.name();
-    let begun = Instant::now();
+    let (backend, begun) = (harness.name(), Instant::now());
+    let (outcome, error) = outcome(&case, harness, seed, histories, LIMIT * histories).await;
+    let row = Row { case: case.id, backend, outcome, ms: begun.elapsed().as_millis(), error };
+    report(&row, &case, seed);
+    row
+}
+
+/// Runs a row; returns `pass`, `unsupported` or `fail`, and why it failed.
+pub(super) async fn outcome(
+    case: &Case,
+    harness: Arc<dyn Harness>,
+    seed: u64,
+    histories: u32,
+    limit: Duration,
+) -> (&'static str, Option<String>) {
     let work = async {
         let mut context = Context::new(harness, case.id, seed).await?;
         context.histories = histories;
@@ -102,18 +115,13 @@ async fn row(case: Case, harness: Arc<dyn Harness>, seed: u64, histories: u32) -
         drop(client.close(Duration::from_secs(5)).await);
         verdict
     };
-    let limit = LIMIT * histories;
-    let done = AssertUnwindSafe(tokio::time::timeout(limit, work)).catch_unwind().await;
-    let (outcome, error) = match done {
+    match AssertUnwindSafe(tokio::time::timeout(limit, work)).catch_unwind().await {
         Ok(Ok(Ok(Verdict::Pass))) => ("pass", None),
         Ok(Ok(Ok(Verdict::Unsupported))) => ("unsupported", None),
         Ok(Ok(Err(error))) => ("fail", Some(format!("{error:#}"))),
         Ok(Err(_)) => ("fail", Some(format!("took over {limit:?}"))),
         Err(panic) => ("fail", Some(format!("panicked: {:?}", panic.downcast_ref::<String>()))),
-    };
-    let row = Row { case: case.id, backend, outcome, ms: begun.elapsed().as_millis(), error };
-    report(&row, &case, seed);
-    row
+    }
 }
 
 fn report(row: &Row, case: &Case, seed: u64) {
@@ -125,11 +133,24 @@ fn report(row: &Row, case: &Case, seed: u64) {
     }
 }
 
+const HELP: &str = "\
+Usage: conformance [FILTER]... [OPTION]...
+
+Runs the rows whose BACKEND::NAME contains one of the filters, or all; on real brokers in containers.
+
+  --list          shows the rows, with their points of the contract
+  --seed N        repeats a run that failed
+  --json FILE     writes the outcome of each row
+  --repeat N      of the rows that hurt a broker
+  --histories N   of the random histories with faults
+  --long          200 of them
+  --known-gaps    rows that are known to fail do not make the run fail
+  --planted       runs memory's rows on drivers with planted defects, and tells which notice which";
+
 /// The program of a conformance test: runs the rows that `options` and the arguments select, prints the table,
 /// writes the JSON, and fails if a row failed or none ran.
 ///
-/// Arguments: filters, `--seed N`, `--json FILE`, `--list`, `--known-gaps`, `--long` (many histories with faults),
-/// `--histories N` (so many), `--repeat N` (of rows that hurt a broker); those of other test programs are passed over.
+/// `--help` tells the arguments; those of other test programs are passed over.
 ///
 /// # Errors
 /// What failed.
@@ -138,6 +159,7 @@ pub async fn main(
     harnesses: impl AsyncFnOnce(&[String]) -> Result<Vec<Arc<dyn Harness>>>,
 ) -> Result<()> {
     super::victim::become_one().await?;
+    let mut planted = false;
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -149,6 +171,11 @@ pub async fn main(
             }
             "--repeat" => options.repeat = Some(args.next().context("--repeat takes a number")?.parse()?),
             "--known-gaps" => options.known_gaps = true,
+            "--planted" => planted = true,
+            "--help" | "-h" => {
+                println!("{HELP}");
+                return Ok(());
+            }
             "--list" => {
                 for case in manifest() {
                     println!("{} (point {}): {}", case.id, case.point, case.says);
@@ -158,6 +185,10 @@ pub async fn main(
             flag if flag.starts_with('-') => {}
             filter => options.filters.push(filter.to_owned()),
         }
+    }
+    if planted {
+        super::planted::explore(&options.filters).await;
+        return Ok(());
     }
     let harnesses = harnesses(&options.filters).await?;
     let rows = run(&harnesses, &options).await;
@@ -190,8 +221,9 @@ pub async fn main(
 }
 
 fn summary(harnesses: &[Arc<dyn Harness>], rows: &[Row]) {
+    let width = manifest().iter().map(|case| case.id.len()).max().unwrap_or_default() + 2;
     println!(
-        "\n{:<34}{}",
+        "\n{:<width$}{}",
         "",
         harnesses.iter().map(|harness| format!("{:<13}", harness.name())).collect::<String>()
     );
@@ -205,7 +237,11 @@ fn summary(harnesses: &[Arc<dyn Harness>], rows: &[Row]) {
             })
             .collect();
         if cells.iter().any(|cell| !cell.is_empty()) {
-            println!("{:<34}{}", case.id, cells.iter().map(|cell| format!("{cell:<13}")).collect::<String>());
+            println!(
+                "{:<width$}{}",
+                case.id,
+                cells.iter().map(|cell| format!("{cell:<13}")).collect::<String>()
+            );
         }
     }
     for harness in harnesses {

@@ -63,7 +63,7 @@ impl State {
             while self.auto.acking < max
                 && let Some((_, key)) = self.take_unacked(now)
             {
-                self.enqueue(key.slot(), Action::Ack, Reply::Nobody, 0, wall);
+                self.enqueue(key.slot, Action::Ack, Reply::Nobody, 0, wall);
                 self.auto.acking += 1;
             }
         }

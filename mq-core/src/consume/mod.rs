@@ -5,6 +5,7 @@ mod gate;
 mod keep;
 mod lanes;
 pub(crate) mod reply;
+mod settling;
 pub(crate) mod shared;
 pub(crate) mod state;
 mod tasks;

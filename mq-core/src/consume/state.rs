@@ -1,7 +1,7 @@
 //! What a consumer holds and what becomes of it: pure and synchronous.
 //!
-//! A message passes `admit` → (held until due) → (behind its key) → ready → in hand → settling →
-//! gone. Suspects on their last attempt wait in `alone` and run with nothing else in hand. What is
+//! A message passes `admit` → (held until due) → (behind its key) → ready → in hand → settling (the
+//! module of that name) → gone. Suspects on their last attempt wait in `alone` and run with nothing else in hand. What is
 //! different in groups with `hold_key` is in `keep`.
 
 use std::cmp::Reverse;
@@ -15,12 +15,12 @@ use tokio::time::Instant;
 
 use super::auto::{AckMode, Auto};
 use super::gate::KeyGate;
-use super::reply::{Answer, BatchReply, Replies, Reply};
+use super::reply::{Answer, Replies, Reply};
 use crate::clock::Timestamp;
-use crate::driver::{Budget, Destination, Hold, Incoming, Outcome, Revocation, Settlement, Token};
-use crate::error::{Error, ErrorKind, Result};
-use crate::policy::{self, Admission, Case};
-use crate::spent::{Spent, SpentBatch};
+use crate::driver::{Budget, Hold, Incoming, Revocation, Settlement, Token};
+use crate::error::{Error, ErrorKind};
+use crate::policy::{self, Admission};
+use crate::spent::SpentBatch;
 use crate::topology::GroupSettings;
 
 /// What a holder, or time, decided about a delivery.
@@ -44,17 +44,13 @@ pub(crate) enum Fate {
 /// Names a hand-out; a later hand-out in the same slot has another serial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HandKey {
-    slot: usize,
-    serial: u64,
+    pub(super) slot: usize,
+    pub(super) serial: u64,
 }
 
 impl HandKey {
     /// Of a delivery that was settled before it was handed out.
     pub(crate) const SETTLED: Self = Self { slot: usize::MAX, serial: 0 };
-
-    pub(super) fn slot(self) -> usize {
-        self.slot
-    }
 }
 
 #[derive(Debug)]
@@ -63,14 +59,14 @@ pub(super) struct Hand {
     pub(super) subscription: usize,
     /// `None` once the driver is told that it was acked.
     pub(super) incoming: Option<Arc<Incoming>>,
-    serial: u64,
+    pub(super) serial: u64,
     /// `None` once it is settling.
     pub(super) deadline: Option<Instant>,
     pub(super) turn: Turn,
     /// Its lane is going, or gone: nothing of it is kept.
     pub(super) leaving: bool,
     /// Of the message, which is with its holder by now.
-    size: usize,
+    pub(super) size: usize,
 }
 
 /// Whether a hand-out has the turn of its key; what never queued for it must not end another's.
@@ -157,9 +153,9 @@ pub(crate) struct State {
     pub(super) solo: Solo,
     pub(super) hands: Slab<Hand>,
     serial: u64,
-    have: Budget,
-    batch: SettleBatch,
-    replies: Replies,
+    pub(super) have: Budget,
+    pub(super) batch: SettleBatch,
+    pub(super) replies: Replies,
     pub(super) revoking: Vec<Revocation>,
     pub(super) phase: Phase,
     failure: Option<Error>,
@@ -311,178 +307,6 @@ impl State {
         HandKey { slot: self.hands.insert(hand), serial }
     }
 
-    fn in_hand(&mut self, key: HandKey) -> Option<&mut Hand> {
-        self.hands.get_mut(key.slot).filter(|hand| hand.serial == key.serial && hand.deadline.is_some())
-    }
-
-    /// Settles what is in hand; returns the answer if there is one already.
-    pub(crate) fn settle(
-        &mut self,
-        key: HandKey,
-        action: Action,
-        reply: Reply,
-        now: Timestamp,
-    ) -> Option<Answer> {
-        if self.phase != Phase::Closed && self.in_hand(key).is_some() {
-            self.enqueue(key.slot, action, reply, 0, now);
-            return None;
-        }
-        self.answer(reply, Err(stale()))
-    }
-
-    /// Acks what is in hand, as a part of a batch that is answered together; returns the answers
-    /// that are there already.
-    pub(crate) fn ack_all(
-        &mut self,
-        keys: impl Iterator<Item = (usize, HandKey)>,
-        reply: Arc<BatchReply>,
-        now: Timestamp,
-    ) -> Option<Answer> {
-        let group = self.replies.open(reply);
-        for (index, key) in keys {
-            let reply = self.replies.join(group, index);
-            // The group is open: no answer yet.
-            let _ = self.settle(key, Action::Ack, reply, now);
-        }
-        self.replies.seal(group)
-    }
-
-    /// Takes note of a verdict; returns what to tell the caller now.
-    pub(crate) fn answer(&mut self, reply: Reply, verdict: Result<()>) -> Option<Answer> {
-        self.replies.answer(reply, verdict)
-    }
-
-    /// Takes note that the broker will never store a copy as it is: the caller hears so now, and the
-    /// message is to become a dead letter.
-    pub(crate) fn refuse(&mut self, pending: &mut Pending, error: &Error) -> Option<Answer> {
-        if matches!(pending.action, Action::Retry { .. } | Action::Defer { .. }) {
-            let error = Some(error.to_string().into());
-            pending.action = Action::Dead { reason: policy::REFUSED.into(), error };
-        }
-        let reply = std::mem::replace(&mut pending.reply, Reply::Nobody);
-        self.answer(reply, Err(error.duplicate()))
-    }
-
-    /// Starts the lease anew; returns the delivery's subscription.
-    pub(crate) fn extend(&mut self, key: HandKey, now: Instant) -> Result<usize> {
-        let phase = self.phase;
-        let Some(hand) = self.in_hand(key).filter(|_| phase != Phase::Closed) else { return Err(stale()) };
-        let subscription = hand.subscription;
-        let deadline = now + self.settings[subscription].lease;
-        self.hands[key.slot].deadline = Some(deadline);
-        Ok(subscription)
-    }
-
-    /// Ends the leases that ran out: another attempt, or a dead letter. Returns a moment before
-    /// which none runs out, whatever is handed out meanwhile.
-    pub(crate) fn expire(
-        &mut self,
-        now: Instant,
-        wall: Timestamp,
-        mut expired: impl FnMut(&Incoming),
-    ) -> Instant {
-        let lease = self.settings.iter().map(|settings| settings.lease).min().unwrap_or_default();
-        let mut next = now + lease;
-        let mut over = Vec::new();
-        for (slot, hand) in &self.hands {
-            match hand.deadline {
-                Some(deadline) if deadline <= now => over.push(slot),
-                Some(deadline) => next = next.min(deadline),
-                None => {}
-            }
-        }
-        for slot in over {
-            self.hands[slot].incoming.as_deref().into_iter().for_each(&mut expired);
-            let error = Some(ByteString::from_static("the lease ran out"));
-            self.enqueue(slot, Action::Retry { after: Duration::ZERO, error }, Reply::Nobody, 0, wall);
-        }
-        next
-    }
-
-    pub(super) fn enqueue(&mut self, slot: usize, action: Action, reply: Reply, tries: u32, now: Timestamp) {
-        let hand = &mut self.hands[slot];
-        hand.deadline = None;
-        let Hand { token, subscription, .. } = *hand;
-        let outcome = match &hand.incoming {
-            Some(incoming) => outcome(incoming, &action, &self.settings[subscription], now),
-            // Only what is acked is let go.
-            None => Outcome::Ack,
-        };
-        let fate = match (&action, &outcome) {
-            (Action::Ack, _) => Fate::Acked,
-            (Action::Defer { .. }, _) => Fate::Deferred,
-            (_, Outcome::Relocate(copy)) if copy.to == Destination::Dead => Fate::Dead,
-            _ => Fate::Retried,
-        };
-        let hold = if let Outcome::Hold(hold) = &outcome { Some(hold.clone()) } else { None };
-        self.batch.settlements.push(Settlement { token, subscription, outcome });
-        self.batch.pending.push(Pending { slot, action, fate, subscription, reply, tries, hold });
-    }
-
-    /// Tries a failed settlement again.
-    pub(crate) fn again(&mut self, failed: Pending, now: Timestamp) {
-        let Pending { slot, action, reply, tries, .. } = failed;
-        self.enqueue(slot, action, reply, tries + 1, now);
-    }
-
-    pub(crate) fn has_settlements(&self) -> bool {
-        !self.batch.pending.is_empty()
-    }
-
-    /// Takes the settlements that wait, leaving room for as many, and lets go of the messages that were acked:
-    /// how long the broker takes to answer, then costs no memory.
-    pub(crate) fn take_settlements(&mut self, spent: &Spent) -> SettleBatch {
-        let size = self.batch.pending.len();
-        let next = SettleBatch {
-            settlements: Vec::with_capacity(size),
-            pending: Vec::with_capacity(size),
-            spent: SpentBatch::default(),
-        };
-        let mut batch = std::mem::replace(&mut self.batch, next);
-        if self.acks_first() {
-            return batch;
-        }
-        batch.spent.reserve(size);
-        for pending in batch.pending.iter().filter(|pending| matches!(pending.action, Action::Ack)) {
-            let hand = &mut self.hands[pending.slot];
-            // The turn is the key's, which the message has.
-            if hand.turn == Turn::Without
-                && let Some(message) = hand.incoming.take()
-            {
-                let size = std::mem::take(&mut hand.size);
-                self.have.bytes -= size;
-                batch.spent.add(spent, message, size);
-            }
-        }
-        batch
-    }
-
-    /// Ends a settlement that the driver answered; returns the message and its size if it was kept until
-    /// now, to be freed without a lock.
-    pub(crate) fn complete(&mut self, slot: usize) -> Option<(Arc<Incoming>, usize)> {
-        let hand = self.remove(slot)?;
-        self.have.messages -= 1;
-        self.have.bytes -= hand.size;
-        if hand.turn == Turn::Taken
-            && let Some(incoming) = &hand.incoming
-        {
-            let next = self.gate.leave(incoming);
-            self.begin(next);
-        }
-        if !self.revoking.is_empty() {
-            self.finish_revocations();
-        }
-        hand.incoming.map(|incoming| (incoming, hand.size))
-    }
-
-    pub(super) fn remove(&mut self, slot: usize) -> Option<Hand> {
-        let hand = self.hands.try_remove(slot)?;
-        if self.solo == Solo::Running(slot) {
-            self.solo = Solo::Idle;
-        }
-        Some(hand)
-    }
-
     pub(super) fn forget(&mut self, incoming: &Incoming) {
         self.have.messages -= 1;
         self.have.bytes -= incoming.message.size();
@@ -540,26 +364,6 @@ impl State {
             (None, _) => Some(Error::new(ErrorKind::Closed, "the subscriber was closed")),
         }
     }
-}
-
-/// What the driver is to do about a message.
-fn outcome(incoming: &Incoming, action: &Action, settings: &GroupSettings, now: Timestamp) -> Outcome {
-    let case = Case { message: &incoming.message, envelope: &incoming.envelope, settings, now };
-    match action {
-        Action::Ack => Outcome::Ack,
-        Action::Retry { after, error } => case.retry(*after, error.clone()),
-        Action::Dead { reason, error } => {
-            Outcome::Relocate(Box::new(case.dead(reason.clone(), error.clone())))
-        }
-        Action::Defer { after } => case.defer(*after),
-    }
-}
-
-fn stale() -> Error {
-    Error::new(
-        ErrorKind::StaleDelivery,
-        "the lease ran out or the message went to another consumer; it is delivered again",
-    )
 }
 
 #[cfg(test)]

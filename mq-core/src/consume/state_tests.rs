@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 
+use super::super::reply::BatchReply;
 use super::*;
-use crate::driver::{ReleaseGuard, Spent, Suspect, Token};
+use crate::driver::{Outcome, ReleaseGuard, Spent, Suspect, Token};
 use crate::envelope::Envelope;
 use crate::message::Message;
 

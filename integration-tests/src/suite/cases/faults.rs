@@ -3,8 +3,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use mq::{Client, ErrorKind, Message, Page, Publisher, Subscriber, TopicName};
+use mq::{Client, ErrorKind, Event, Message, Page, Publisher, Subscriber, TopicName};
 use parking_lot::Mutex;
+use tokio::sync::broadcast::{self, error::TryRecvError};
 
 use crate::brokers::Broker;
 use crate::suite::context::{Context, body, one, send};
@@ -21,6 +22,7 @@ async fn through(context: &Context, hurt: impl AsyncFnOnce(&Broker) -> Result<()
     let mut confirmed: BTreeSet<String> = send(&publisher, "before", 50).await?.into_iter().collect();
     let held = one(&subscriber).await?;
     let held_body = body(&held);
+    let events = context.client.events();
     let sender = tokio::spawn({
         let publisher = publisher.clone();
         async move {
@@ -46,20 +48,43 @@ async fn through(context: &Context, hurt: impl AsyncFnOnce(&Broker) -> Result<()
     if kept {
         confirmed.remove(&held_body);
     }
-    receive_all(&subscriber, confirmed).await?;
+    let all = receive_all(context, &topic, &subscriber, confirmed).await;
+    all.map_err(|error| error.context(format!("events {:?}", so_far(events))))?;
     Ok(Verdict::Pass)
 }
 
-async fn receive_all(subscriber: &Subscriber, mut missing: BTreeSet<String>) -> Result<()> {
+/// Returns what happened, as far as it was kept.
+fn so_far(mut events: broadcast::Receiver<Event>) -> Vec<String> {
+    let mut seen = Vec::new();
+    loop {
+        match events.try_recv() {
+            Ok(event) => seen.push(format!("{event:?}")),
+            Err(TryRecvError::Lagged(missed)) => seen.push(format!("{missed} more")),
+            Err(_) => return seen,
+        }
+    }
+}
+
+async fn receive_all(
+    context: &Context,
+    topic: &TopicName,
+    subscriber: &Subscriber,
+    mut missing: BTreeSet<String>,
+) -> Result<()> {
+    let (mut acked, mut refused) = (0, None);
     while !missing.is_empty() {
         let Ok(delivery) = tokio::time::timeout(Duration::from_secs(60), subscriber.receive()).await else {
-            let some: Vec<_> = missing.iter().take(10).collect();
-            anyhow::bail!("{} confirmed messages never came, such as {some:?}", missing.len());
+            let missing: Vec<String> = missing.into_iter().collect();
+            let fate = fate(context, topic, &missing).await?;
+            anyhow::bail!("{fate}; {acked} were acked, the last refusal was {refused:?}");
         };
         let delivery = delivery?;
         missing.remove(&body(&delivery));
         // Stale if the broker took it back; then it comes again.
-        drop(delivery.ack().await);
+        match delivery.ack().await {
+            Ok(()) => acked += 1,
+            Err(error) => refused = Some(error),
+        }
     }
     Ok(())
 }

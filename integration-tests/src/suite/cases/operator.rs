@@ -291,6 +291,34 @@ pub(crate) async fn queue_full(context: Context) -> Result<Verdict> {
     Ok(Verdict::Pass)
 }
 
+/// The broker takes back what is not acked in its time: an event says so, who held it learns that it is no longer
+/// theirs, and it comes again.
+pub(crate) async fn ack_timeout(context: Context) -> Result<Verdict> {
+    let Some(broker) = context.harness.broker() else { return Ok(Verdict::Unsupported) };
+    let (topic, group) = (context.topic(), context.group("g"));
+    if !Operator(broker).time_acks_out(&topic, &group, true).await? {
+        return Ok(Verdict::Unsupported);
+    }
+    let timed_out = timed_out(&context, &topic).await;
+    Operator(broker).time_acks_out(&topic, &group, false).await?;
+    timed_out.map(|()| Verdict::Pass)
+}
+
+async fn timed_out(context: &Context, topic: &mq::TopicName) -> Result<()> {
+    let mut events = context.client.events();
+    let subscriber = context.subscribe(topic, "g").await?;
+    let publisher = context.publisher(topic).await?;
+    publisher.send(Message::new("held")).await?;
+    let held = one(&subscriber).await?;
+    until_event(&mut events, |event| matches!(event, Event::Disconnected { what: "consumer", .. })).await?;
+    expect_kind(held.ack().await, ErrorKind::StaleDelivery)?;
+    let again = one(&subscriber).await?;
+    ensure!(body(&again) == "held" && again.redelivered(), "{again:?}");
+    again.ack().await?;
+    go_on(context, &publisher, &subscriber).await?;
+    context.until_empty(topic, "g").await
+}
+
 pub(crate) async fn credentials_revoked(context: Context) -> Result<Verdict> {
     let Some(broker) = context.harness.broker() else { return Ok(Verdict::Unsupported) };
     let operator = Operator(broker);

@@ -1,0 +1,92 @@
+//! The defects: each breaks one promise of a driver.
+
+macro_rules! defects {
+    ($($name:ident: $says:literal;)*) => {
+        /// What is wrong with a driver.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub(super) enum Defect {
+            /// Nothing: a row that fails with it fails for a reason of its own.
+            None,
+            $(#[doc = $says] $name),*
+        }
+
+        impl Defect {
+            /// All but [`None`](Self::None).
+            pub(super) const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// Says what is wrong.
+            pub(super) const fn says(self) -> &'static str {
+                match self {
+                    Self::None => "nothing",
+                    $(Self::$name => $says),*
+                }
+            }
+        }
+    };
+}
+
+defects! {
+    LosesConfirmed: "one message in seven is confirmed and not sent";
+    SendsTwice: "one message in seven is sent twice";
+    PayloadChanged: "a byte is added to payloads";
+    HeadersLost: "headers are not sent";
+    KeyLost: "keys are not sent";
+    SubjectLost: "subjects are not sent";
+    IdChanged: "messages get another id";
+    ContentTypeLost: "media types are not sent";
+    VerdictsShifted: "each verdict of a batch is the next one's";
+    BatchReversed: "a batch is sent from its end";
+    DelayDropped: "delayed messages come at once";
+    DelayShortened: "delayed messages come 250 ms early";
+    DelayLengthened: "delayed messages come 3 s late";
+    GroupNotRequired: "what no group gets is confirmed";
+    HalfATransaction: "of a transaction what can be stored is";
+    LimitGrown: "a byte more than the limit is taken";
+    GroupsMerged: "all groups of a topic are one";
+    TopicsMerged: "all topics are one";
+    AckForgotten: "one ack in seven is not passed on";
+    AckedWhenFetched: "messages are acked when they are fetched";
+    RetryNotCounted: "a retry is the same attempt again";
+    HistoryLost: "the last error and when a message was first seen are lost";
+    DeathForgotten: "dead letters are not stored";
+    RetryDelayDropped: "retries come at once";
+    CopyChanged: "a byte is added to the payloads of copies";
+    StaleAccepted: "a settlement that comes too late is Ok";
+    RefusedCopyAcked: "a message whose copy is refused is acked";
+    HoldForgotten: "nothing is recorded of what holds its key";
+    HoldShortened: "what holds its key is recorded with an earlier moment";
+    HoldMoved: "what holds its key goes behind the others";
+    StartForgotten: "nothing is recorded of what runs alone";
+    FetchedReversed: "what is fetched is handed out from its end";
+    FetchedForgotten: "one fetched message in seven is not handed out";
+    CrashNotCounted: "who dies costs no attempt";
+    LeavingCounted: "what is redelivered is counted as if its holder had died";
+    NothingGivenBack: "a member that leaves gives nothing back";
+    PolicyIgnored: "what is missing is made, whatever the policy says";
+    SettingsIgnored: "groups with other settings are taken for the same";
+    StartMoved: "groups begin where they were not told to";
+    CountsWrong: "counts are one too high";
+    PagesIgnored: "each page is the first";
+    SelectionIgnored: "all dead letters are taken for the chosen";
+    RedriveLoses: "redriven letters are removed";
+    PurgeForgotten: "purged letters stay";
+    LookingPurges: "who lists dead letters removes them";
+    DeletionForgotten: "deleted topics and groups stay";
+    DerivedListed: "derived topics are listed";
+    PeekEmpty: "a peek shows nothing";
+    PendingEmpty: "nothing is listed as pending";
+    CancelForgotten: "a delayed message that was taken back comes";
+}
+
+/// Of so many messages one is hit by the defects that do not hit all.
+const NTH: usize = 7;
+
+/// Counts, and hits one in [`NTH`].
+#[derive(Debug, Default)]
+pub(super) struct Turn(std::sync::atomic::AtomicUsize);
+
+impl Turn {
+    pub(super) fn hits(&self) -> bool {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % NTH == NTH / 2
+    }
+}
