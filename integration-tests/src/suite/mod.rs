@@ -26,5 +26,6 @@ pub use gaps::GAPS;
 pub use harness::{BrokerHarness, Harness, MemoryHarness, Victim};
 pub use manifest::{Case, Verdict, manifest};
 pub use once::{OncePlan, StoreUrl};
+pub use planted::unnoticed;
 pub use runner::{Options, Row, main, run};
 pub use victim::{Plan, is_victim};

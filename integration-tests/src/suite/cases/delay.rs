@@ -229,7 +229,9 @@ pub(crate) async fn past_and_short(context: Context) -> Result<Verdict> {
     {
         publisher.send(Message::new(format!("{number}")).deliver_at(at)).await?;
     }
+    let sent = std::time::Instant::now();
     ensure!(drain(&subscriber, 3).await? == ["0", "1", "2"], "not all came");
+    ensure!(sent.elapsed() < Duration::from_secs(10), "they took {:?}", sent.elapsed());
     Ok(Verdict::Pass)
 }
 

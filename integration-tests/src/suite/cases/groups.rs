@@ -65,6 +65,10 @@ pub(crate) async fn one_group_shares(context: Context) -> Result<Verdict> {
             }
         }
     }
+    for member in &members {
+        let more = member.receive_batch(100, Duration::from_millis(200)).await?;
+        ensure!(more.is_empty(), "came twice: {more:?}");
+    }
     ensure!(seen.iter().all(|seen| !seen.is_empty()), "one member had nothing to do");
     ensure!(seen[0].is_disjoint(&seen[1]), "both members got the same message");
     Ok(Verdict::Pass)

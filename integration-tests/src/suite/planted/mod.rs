@@ -7,6 +7,7 @@ mod admin;
 mod consumer;
 mod defect;
 mod producer;
+mod table;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use self::admin::BadAdmin;
 use self::consumer::BadConsumer;
 use self::defect::{Defect, Turn};
 use self::producer::BadProducer;
+use self::table::NOTICED;
 use super::harness::{Harness, MemoryHarness, Victim, memory_victim};
 use super::manifest::{Case, Kind, manifest};
 use super::runner::outcome;
@@ -33,7 +35,7 @@ use crate::brokers::Broker;
 /// A row that takes longer has noticed something.
 const LIMIT: Duration = Duration::from_secs(20);
 /// Rows at once: most of them wait.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 32;
 
 /// The in-memory driver with a defect.
 #[derive(Debug)]
@@ -165,6 +167,21 @@ pub(super) async fn explore(filters: &[String]) {
     for (id, defects) in noticed {
         println!("{id}: {defects:?}");
     }
+}
+
+/// Runs each row of the table on a sound driver, where it must pass, and on the one that it must fail on; returns
+/// what is wrong.
+pub async fn unnoticed() -> Vec<String> {
+    let cases: BTreeMap<&str, Case> = manifest().into_iter().map(|case| (case.id, case)).collect();
+    let pairs = NOTICED.iter().flat_map(|(defect, rows)| rows.iter().map(|row| (&cases[row], *defect)));
+    let tried = stream::iter(pairs).map(async |(case, defect)| {
+        if fails(case.clone(), Defect::None).await {
+            return Some(format!("{} fails without a defect", case.id));
+        }
+        let noticed = fails(case.clone(), defect).await;
+        (!noticed).then(|| format!("{} passes though {}", case.id, defect.says()))
+    });
+    tried.buffer_unordered(AT_ONCE).filter_map(async |wrong| wrong).collect().await
 }
 
 async fn fails(case: Case, defect: Defect) -> bool {

@@ -30,7 +30,7 @@ impl BadProducer {
                 Defect::DelayDropped => message.deliver_at = None,
                 Defect::DelayShortened => message.deliver_at = message.deliver_at.map(earlier),
                 Defect::DelayLengthened => {
-                    message.deliver_at = message.deliver_at.map(|at| at.plus(Duration::from_secs(3)));
+                    message.deliver_at = message.deliver_at.map(|at| at.plus(Duration::from_secs(15)));
                 }
                 Defect::GroupNotRequired => terms.require_group = false,
                 Defect::TopicsMerged => *topic = merged(),

@@ -1,0 +1,294 @@
+//! Which row notices what.
+
+use super::defect::Defect;
+
+/// Rows by a defect that each must notice. A row may notice others as well.
+pub(super) const NOTICED: &[(Defect, &[&str])] = &[
+    (
+        Defect::LosesConfirmed,
+        &[
+            "flow.batch_up_to_max",
+            "settle.as_a_stream",
+            "lifecycle.close_makes_room_at_once",
+            "order.retry_lets_others_pass",
+            "cancel.declaring",
+            "observe.many_topics",
+            "publish.concurrent_sends",
+            "publish.batch_is_confirmed",
+            "publish.verdicts_of_many_tasks",
+            "publish.dropped_publisher_still_sends",
+            "publish.dropped_send_loses_only_the_answer",
+            "publish.close_answers_every_send",
+            "groups.topics_are_isolated",
+            "groups.every_group_gets_everything",
+            "groups.many_consumers",
+            "groups.many_topics_one_consumer",
+            "flow.a_held_message_stops_nobody",
+            "flow.cancelled_receive_loses_nothing",
+            "flow.clones_share",
+            "lifecycle.reopen_many_times",
+            "attempts.retries_lose_nothing",
+            "transactions.all_are_stored",
+            "terms.transient",
+            "cancel.publishing",
+            "cancel.receiving",
+            "worker.batches",
+            "worker.groups",
+            "worker.stops_under_load",
+            "worker.outlet",
+            "worker.adapts",
+            "codec.subjects",
+            "codec.dispatch",
+            "codec.filters",
+        ],
+    ),
+    (
+        Defect::SendsTwice,
+        &[
+            "lease.not_twice_while_leased",
+            "groups.one_group_shares",
+            "settle.any_order",
+            "settle.batch_ack",
+            "inspect.counts",
+            "groups.declared_group_keeps_messages",
+        ],
+    ),
+    (
+        Defect::PayloadChanged,
+        &[
+            "codec.schema_check",
+            "codec.limits",
+            "publish.everything_survives",
+            "publish.odd_payloads",
+            "publish.json_survives",
+            "codec.bytes",
+            "codec.json",
+            "codec.msgpack",
+            "codec.protobuf",
+            "codec.avro",
+            "codec.confluent",
+            "codec.gzip",
+            "codec.zstd",
+            "codec.lz4",
+            "codec.snappy",
+            "codec.by_content_type",
+            "codec.upcast",
+            "worker.sealed",
+            "dead.envelope_is_whole",
+        ],
+    ),
+    (
+        Defect::HeadersLost,
+        &[
+            "publish.odd_headers",
+            "codec.still_compressed",
+            "codec.bomb",
+            "codec.newer_version",
+            "observe.traceparent_survives",
+            "observe.trace_goes_on",
+        ],
+    ),
+    (Defect::KeyLost, &["publish.odd_keys", "order.one_in_hand_per_key"]),
+    (Defect::IdChanged, &["publish.given_id_survives", "worker.once_by_redis", "worker.once_by_sql"]),
+    (Defect::ContentTypeLost, &["codec.unknown_content_type", "codec.undecodable"]),
+    (
+        Defect::BatchReversed,
+        &["publish.one_task_keeps_order", "publish.one_at_a_time_in_order", "terms.required_in_order"],
+    ),
+    (
+        Defect::DelayDropped,
+        &[
+            "delay.years",
+            "delay.survives_its_publisher",
+            "delay.every_group_gets_it",
+            "delay.many_due_at_once",
+            "delay.long_blocks_no_short",
+        ],
+    ),
+    (Defect::DelayShortened, &["delay.never_early_never_late", "delay.on_time_beside_a_backlog"]),
+    (Defect::DelayLengthened, &["delay.past_and_short"]),
+    (Defect::GroupNotRequired, &["terms.no_group_is_unroutable"]),
+    (Defect::HalfATransaction, &["transactions.none_is_stored"]),
+    (Defect::GroupsMerged, &["settle.retry_is_isolated", "dead.isolated", "groups.broadcast"]),
+    (
+        Defect::AckForgotten,
+        &[
+            "flow.dropped_ack_still_holds",
+            "settle.acked_before_the_hand_over",
+            "settle.acked_never_comes_back",
+            "inspect.zero_in_the_end",
+            "lifecycle.close_drains",
+            "cancel.settling",
+        ],
+    ),
+    (
+        Defect::AckedWhenFetched,
+        &[
+            "lease.late_settlement_disturbs_nobody",
+            "observe.leases",
+            "settle.retry_at_once",
+            "settle.dropped_comes_back_at_once",
+            "settle.after_close_is_stale",
+            "settle.out_of_order_then_crash",
+            "settle.one_held_many_acked_then_crash",
+            "lease.a_dead_process_gives_back",
+            "attempts.a_crash_counts_one",
+            "attempts.counted_across_restarts",
+            "lifecycle.close_gives_back_the_rest",
+            "lifecycle.dropped_subscriber_gives_back",
+            "lifecycle.client_close_drains_all",
+            "worker.outcomes",
+            "observe.settlements",
+            "settle.each_of_a_batch_its_own_way",
+        ],
+    ),
+    (
+        Defect::RetryNotCounted,
+        &[
+            "delay.longer_than_the_lease",
+            "attempts.exactly_max_attempts",
+            "settle.fifty_retries",
+            "lease.expiry_ends_in_dead_letters",
+            "observe.last_attempts",
+            "history.settlements",
+        ],
+    ),
+    (
+        Defect::DeathForgotten,
+        &[
+            "order.hold_key_counts",
+            "dead.redrive_one",
+            "dead.redriven_and_dead_again",
+            "dead.redrive_all_of_many",
+            "dead.redrive_all_to_that_group_alone",
+            "dead.nothing_selected",
+        ],
+    ),
+    (
+        Defect::RetryDelayDropped,
+        &["settle.retry_after_a_delay", "delay.retry_survives_its_consumer", "delay.defer_waits"],
+    ),
+    (Defect::StaleAccepted, &[]),
+    (Defect::HoldForgotten, &["order.hold_key_moves", "order.hold_key_survives_a_kill"]),
+    (Defect::HoldMoved, &["order.hold_key_always", "order.hold_key", "order.hold_key_many_members"]),
+    (Defect::StartForgotten, &["attempts.a_killer_is_dead_lettered_alone"]),
+    (
+        Defect::FetchedReversed,
+        &[
+            "order.members_join_and_leave",
+            "order.survives_a_crash",
+            "order.single_consumer",
+            "worker.ordered",
+            "history.ordered",
+        ],
+    ),
+    (
+        Defect::FetchedForgotten,
+        &["history.members", "order.messages_without_a_key", "order.keys_run_in_parallel"],
+    ),
+    (Defect::PolicyIgnored, &["publish.missing_topic_by_policy", "groups.missing_group_by_policy"]),
+    (Defect::SettingsIgnored, &["groups.settings_must_agree", "order.hold_key_declared"]),
+    (Defect::StartMoved, &["groups.start_latest", "groups.start_earliest", "groups.start_at_a_time"]),
+    (Defect::CountsWrong, &["inspect.delayed_count", "observe.gauges"]),
+    (Defect::PagesIgnored, &["dead.paging"]),
+    (Defect::SelectionIgnored, &["dead.purge"]),
+    (Defect::LookingPurges, &["dead.looking_changes_nothing", "cancel.administration"]),
+    (
+        Defect::DeletionForgotten,
+        &["lifecycle.topic_deleted_under_a_consumer", "inspect.delete_group", "inspect.delete_topic"],
+    ),
+    (Defect::DerivedListed, &["inspect.topics_are_listed"]),
+    (Defect::PeekEmpty, &["inspect.peek_disturbs_nobody"]),
+    (Defect::PendingEmpty, &["inspect.pending"]),
+    (Defect::CancelForgotten, &["delay.cancel"]),
+];
+
+/// Rows that a patch in `xtask/mutants` must fail, by its name: `cargo xtask mutants`.
+pub(super) const PATCHED: &[(&str, &str)] = &[
+    ("publish.batch_verdicts", "core_batch_verdicts_shifted"),
+    ("transactions.in_order_with_sends", "kafka_transaction_overtakes"),
+    ("groups.shares_are_fair", "kafka_inboxes_take_all_members"),
+    ("settle.defer_does_not_count", "core_defer_counted"),
+    ("settle.refused_copy_is_not_lost", "core_refused_copy_forgotten"),
+    ("lease.expires_while_the_holder_lives", "core_lease_never_ends"),
+    ("lease.extend_keeps_it", "core_extend_does_nothing"),
+    ("attempts.clean_close_counts_nothing", "kafka_rebalance_counts"),
+    ("flow.prefetch_in_messages", "core_window_never_refilled"),
+    ("flow.prefetch_in_bytes", "core_prefetch_bytes_ignored"),
+    ("flow.pause_and_resume", "core_pause_ignored"),
+    ("observe.sends", "core_counted_on_another_topic"),
+    ("observe.latencies", "observe_failures_end_to_end"),
+    ("faults.retried_until_back", "core_send_not_retried"),
+    ("operator.everything_deleted_ordered", "redis_rebuilt_otherwise"),
+    ("operator.trimmed_before_read", "kafka_stops_at_the_removed"),
+    ("operator.trimmed_elsewhere", "kafka_trim_counts"),
+    ("observe.cuts", "observe_old_gauges_kept"),
+];
+
+/// Rows for which no defect is planted, and why.
+pub(super) const UNPLANTED: &[(&str, &str)] = &[
+    ("publish.oversized_is_refused", CORE),
+    ("publish.reserved_headers_are_refused", CORE),
+    ("publish.send_after_close", CORE),
+    ("publish.full_window_waits", CORE),
+    ("publish.limits_are_exact", CORE),
+    ("terms.missing_topic_is_not_unroutable", DRIVER),
+    ("terms.synced", BROKER),
+    ("inspect.asked_in_vain", DRIVER),
+    ("lifecycle.receive_after_close", CORE),
+    ("lifecycle.close_many_times", CORE),
+    ("lifecycle.cannot_connect", CORE),
+    ("lifecycle.secrets_are_not_shown", CORE),
+    ("faults.broker_restarted", BROKER),
+    ("faults.broker_killed", BROKER),
+    ("faults.broker_paused", BROKER),
+    ("faults.delayed_survives_a_restart", BROKER),
+    ("faults.connections_cut", BROKER),
+    ("faults.half_open", BROKER),
+    ("faults.unreachable_then_back", BROKER),
+    ("transactions.whole_under_cuts", BROKER),
+    ("operator.group_deleted", BROKER),
+    ("operator.everything_deleted", BROKER),
+    ("operator.trimmed_while_read", BROKER),
+    ("operator.out_of_memory", BROKER),
+    ("operator.queue_full", BROKER),
+    ("operator.ack_timeout", BROKER),
+    ("operator.credentials_revoked", BROKER),
+    ("faults.history", BROKER),
+];
+
+/// It needs a broker to hurt: the drivers of brokers are not wrapped.
+const BROKER: &str = "hurts a broker, whose driver no defect is planted in here";
+/// Core does it before or after the driver.
+const CORE: &str = "core does it without the driver; a patch of core would be its defect";
+/// It is about an error the in-memory driver makes.
+const DRIVER: &str = "asks for an error of the driver; a patch of the driver would be its defect";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+    use crate::suite::manifest;
+
+    #[test]
+    fn every_row_has_its_place() {
+        let listed = NOTICED.iter().flat_map(|(_, rows)| rows.iter().copied());
+        let others = PATCHED.iter().chain(UNPLANTED).map(|(row, _)| *row);
+        let listed: Vec<&str> = listed.chain(others).collect();
+        let rows: BTreeSet<&str> = manifest().iter().map(|case| case.id).collect();
+        assert_eq!(listed.iter().copied().collect::<BTreeSet<_>>(), rows);
+        assert_eq!(listed.len(), rows.len(), "a row is listed twice");
+    }
+
+    #[test]
+    fn patches_name_their_rows() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../xtask/mutants");
+        for (row, patch) in PATCHED {
+            let text = std::fs::read_to_string(folder.join(format!("{patch}.patch"))).expect(patch);
+            let names = |line: &str| line.starts_with("detector: row ") && line.ends_with(&format!(" {row}"));
+            assert!(text.lines().any(names), "{patch} does not name {row}");
+        }
+    }
+}
