@@ -44,7 +44,9 @@ pub(crate) async fn retry_at_once(context: Context) -> Result<Verdict> {
     let same =
         (got.id == sent.id, got.key == sent.key, got.subject == sent.subject, got.headers == sent.headers);
     ensure!(
-        same == (true, true, true, true) && got.content_type == sent.content_type,
+        same == (true, true, true, true)
+            && got.content_type == sent.content_type
+            && got.payload == sent.payload,
         "sent {sent:?}\n got {got:?}"
     );
     second.ack().await?;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use mq_core::driver::{
     Budget, Consumer, Destination, Fetched, Hold, Incoming, Outcome, Relocation, Settlement, Token,
 };
-use mq_core::{ErrorKind, Message, Result};
+use mq_core::{Message, Result};
 use parking_lot::Mutex;
 
 use super::defect::{Defect, Turn};
@@ -28,9 +28,6 @@ impl BadConsumer {
             match self.defect {
                 Defect::CrashNotCounted if incoming.suspect.take().is_some() => {
                     incoming.envelope.attempt = (incoming.envelope.attempt - 1).max(1);
-                }
-                Defect::LeavingCounted if incoming.redelivered && incoming.suspect.is_none() => {
-                    incoming.envelope.attempt += 1;
                 }
                 _ => {}
             }
@@ -122,18 +119,7 @@ impl Consumer for BadConsumer {
             .filter(|(_, verdict)| verdict.is_none())
             .map(|(settlement, _)| settlement)
             .collect();
-        let settled = match self.defect {
-            Defect::RefusedCopyAcked => self.settle_or_ack(kept).await,
-            _ => self.inner.settle(kept).await,
-        };
-        let mut settled = settled.into_iter().map(|verdict| match verdict {
-            Err(error)
-                if error.kind() == ErrorKind::StaleDelivery && self.defect == Defect::StaleAccepted =>
-            {
-                Ok(())
-            }
-            verdict => verdict,
-        });
+        let mut settled = self.inner.settle(kept).await.into_iter();
         verdicts.into_iter().map(|verdict| verdict.or_else(|| settled.next()).unwrap_or(Ok(()))).collect()
     }
 
@@ -149,19 +135,5 @@ impl Consumer for BadConsumer {
             return Ok(());
         }
         self.inner.close().await
-    }
-}
-
-impl BadConsumer {
-    async fn settle_or_ack(&self, batch: Vec<Settlement>) -> Vec<Result<()>> {
-        let acks = batch.clone().into_iter().map(|each| Settlement { outcome: Outcome::Ack, ..each });
-        let mut verdicts = self.inner.settle(batch.clone()).await;
-        for (verdict, ack) in verdicts.iter_mut().zip(acks) {
-            if matches!(verdict, Err(error) if error.kind() != ErrorKind::StaleDelivery) {
-                drop(self.inner.settle(vec![ack]).await);
-                *verdict = Ok(());
-            }
-        }
-        verdicts
     }
 }

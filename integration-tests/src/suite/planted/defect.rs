@@ -11,9 +11,6 @@ macro_rules! defects {
         }
 
         impl Defect {
-            /// All but [`None`](Self::None).
-            pub(super) const ALL: &[Self] = &[$(Self::$name),*];
-
             /// Says what is wrong.
             pub(super) const fn says(self) -> &'static str {
                 match self {
@@ -34,14 +31,12 @@ defects! {
     SubjectLost: "subjects are not sent";
     IdChanged: "messages get another id";
     ContentTypeLost: "media types are not sent";
-    VerdictsShifted: "each verdict of a batch is the next one's";
     BatchReversed: "a batch is sent from its end";
     DelayDropped: "delayed messages come at once";
     DelayShortened: "delayed messages come 250 ms early";
     DelayLengthened: "delayed messages come 15 s late";
     GroupNotRequired: "what no group gets is confirmed";
     HalfATransaction: "of a transaction what can be stored is";
-    LimitGrown: "a byte more than the limit is taken";
     GroupsMerged: "all groups of a topic are one";
     TopicsMerged: "all topics are one";
     AckForgotten: "one ack in seven is not passed on";
@@ -51,8 +46,6 @@ defects! {
     DeathForgotten: "dead letters are not stored";
     RetryDelayDropped: "retries come at once";
     CopyChanged: "a byte is added to the payloads of copies";
-    StaleAccepted: "a settlement that comes too late is Ok";
-    RefusedCopyAcked: "a message whose copy is refused is acked";
     HoldForgotten: "nothing is recorded of what holds its key";
     HoldShortened: "what holds its key is recorded with an earlier moment";
     HoldMoved: "what holds its key goes behind the others";
@@ -60,7 +53,6 @@ defects! {
     FetchedReversed: "what is fetched is handed out from its end";
     FetchedForgotten: "one fetched message in seven is not handed out";
     CrashNotCounted: "who dies costs no attempt";
-    LeavingCounted: "what is redelivered is counted as if its holder had died";
     NothingGivenBack: "a member that leaves gives nothing back";
     PolicyIgnored: "what is missing is made, whatever the policy says";
     SettingsIgnored: "groups with other settings are taken for the same";
@@ -87,6 +79,6 @@ pub(super) struct Turn(std::sync::atomic::AtomicUsize);
 
 impl Turn {
     pub(super) fn hits(&self) -> bool {
-        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % NTH == 0
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed).is_multiple_of(NTH)
     }
 }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use mq::{Client, ErrorKind};
@@ -25,9 +25,9 @@ use self::admin::BadAdmin;
 use self::consumer::BadConsumer;
 use self::defect::{Defect, Turn};
 use self::producer::BadProducer;
-use self::table::NOTICED;
+use self::table::{NOTICED, PATCHED, UNPLANTED};
 use super::harness::{Harness, MemoryHarness, Victim, memory_victim};
-use super::manifest::{Case, Kind, manifest};
+use super::manifest::{Case, manifest};
 use super::runner::outcome;
 use super::victim::Plan;
 use crate::brokers::Broker;
@@ -55,7 +55,7 @@ impl Backend for BadBackend {
     }
 
     fn max_message_size(&self) -> usize {
-        self.inner.max_message_size() + usize::from(self.defect == Defect::LimitGrown)
+        self.inner.max_message_size()
     }
 
     async fn producer(&self) -> mq_core::Result<Arc<dyn Producer>> {
@@ -138,37 +138,6 @@ impl Harness for BadHarness {
     }
 }
 
-/// Runs the rows that `filters` select, those that need no broker of their own, on every defect, and
-/// tells which notice which. Rows that fail without a defect say nothing.
-pub(super) async fn explore(filters: &[String]) {
-    let selected = |case: &Case| {
-        let name = format!("memory::{}", case.id);
-        case.kind != Kind::Hurts && (filters.is_empty() || filters.iter().any(|filter| name.contains(filter)))
-    };
-    let cases: Vec<Case> = manifest().into_iter().filter(selected).collect();
-    let fails = async |case: &Case, defect| fails(case.clone(), defect).await;
-    let mut noticed: BTreeMap<&str, Vec<Defect>> = BTreeMap::new();
-    let sound = stream::iter(cases.iter()).map(async |case| (case, fails(case, Defect::None).await));
-    let sound: Vec<_> = sound.buffer_unordered(AT_ONCE).collect().await;
-    for (case, failed) in &sound {
-        if *failed {
-            println!("{} fails without a defect", case.id);
-        }
-        noticed.insert(case.id, Vec::new());
-    }
-    for defect in Defect::ALL {
-        let rows = sound.iter().filter(|(_, failed)| !failed).map(|(case, _)| *case);
-        let failed = stream::iter(rows).map(async |case| (case.id, fails(case, *defect).await));
-        let failed: Vec<_> = failed.buffer_unordered(AT_ONCE).collect().await;
-        let failed: Vec<&str> = failed.into_iter().filter(|(_, failed)| *failed).map(|(id, _)| id).collect();
-        println!("{defect:?} ({}): {} rows", defect.says(), failed.len());
-        failed.iter().for_each(|id| noticed.entry(*id).or_default().push(*defect));
-    }
-    for (id, defects) in noticed {
-        println!("{id}: {defects:?}");
-    }
-}
-
 /// Runs each row of the table on a sound driver, where it must pass, and on the one that it must fail on; returns
 /// what is wrong.
 pub async fn unnoticed() -> Vec<String> {
@@ -182,6 +151,20 @@ pub async fn unnoticed() -> Vec<String> {
         (!noticed).then(|| format!("{} passes though {}", case.id, defect.says()))
     });
     tried.buffer_unordered(AT_ONCE).filter_map(async |wrong| wrong).collect().await
+}
+
+/// Tells for each row what it must notice, and fails if one does not.
+pub(super) async fn report() -> Result<()> {
+    for (defect, rows) in NOTICED {
+        rows.iter().for_each(|row| println!("{row}: {}", defect.says()));
+    }
+    PATCHED.iter().for_each(|(row, patch)| println!("{row}: `cargo xtask mutants {patch}`"));
+    UNPLANTED.iter().for_each(|(row, why)| println!("{row}: none; {why}"));
+    let wrong = unnoticed().await;
+    let planted: usize = NOTICED.iter().map(|(_, rows)| rows.len()).sum();
+    println!("{planted} rows on planted drivers, {} of them wrong", wrong.len());
+    ensure!(wrong.is_empty(), "{wrong:#?}");
+    Ok(())
 }
 
 async fn fails(case: Case, defect: Defect) -> bool {

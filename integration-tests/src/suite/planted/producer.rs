@@ -83,10 +83,8 @@ impl Producer for BadProducer {
             _ => self.inner.send(batch).await,
         };
         verdicts.truncate(size);
-        match self.defect {
-            Defect::VerdictsShifted => verdicts.rotate_right(usize::from(size > 0)),
-            Defect::BatchReversed => verdicts.reverse(),
-            _ => {}
+        if self.defect == Defect::BatchReversed {
+            verdicts.reverse();
         }
         verdicts
     }

@@ -4,6 +4,15 @@ use super::defect::Defect;
 
 /// Rows by a defect that each must notice. A row may notice others as well.
 pub(super) const NOTICED: &[(Defect, &[&str])] = &[
+    (Defect::NothingGivenBack, &["lifecycle.close_gives_back_the_rest"]),
+    (Defect::TopicsMerged, &["groups.topics_are_isolated"]),
+    (Defect::HoldShortened, &["order.hold_key_moves"]),
+    (Defect::PurgeForgotten, &["dead.purge"]),
+    (Defect::RedriveLoses, &["dead.redrive_one", "dead.redrive_all_of_many"]),
+    (Defect::CrashNotCounted, &["attempts.a_crash_counts_one"]),
+    (Defect::CopyChanged, &["settle.retry_at_once"]),
+    (Defect::HistoryLost, &["dead.envelope_is_whole"]),
+    (Defect::SubjectLost, &["codec.subjects", "codec.dispatch"]),
     (
         Defect::LosesConfirmed,
         &[
@@ -19,7 +28,6 @@ pub(super) const NOTICED: &[(Defect, &[&str])] = &[
             "publish.dropped_publisher_still_sends",
             "publish.dropped_send_loses_only_the_answer",
             "publish.close_answers_every_send",
-            "groups.topics_are_isolated",
             "groups.every_group_gets_everything",
             "groups.many_consumers",
             "groups.many_topics_one_consumer",
@@ -37,8 +45,6 @@ pub(super) const NOTICED: &[(Defect, &[&str])] = &[
             "worker.stops_under_load",
             "worker.outlet",
             "worker.adapts",
-            "codec.subjects",
-            "codec.dispatch",
             "codec.filters",
         ],
     ),
@@ -74,7 +80,6 @@ pub(super) const NOTICED: &[(Defect, &[&str])] = &[
             "codec.by_content_type",
             "codec.upcast",
             "worker.sealed",
-            "dead.envelope_is_whole",
         ],
     ),
     (
@@ -126,15 +131,12 @@ pub(super) const NOTICED: &[(Defect, &[&str])] = &[
         &[
             "lease.late_settlement_disturbs_nobody",
             "observe.leases",
-            "settle.retry_at_once",
             "settle.dropped_comes_back_at_once",
             "settle.after_close_is_stale",
             "settle.out_of_order_then_crash",
             "settle.one_held_many_acked_then_crash",
             "lease.a_dead_process_gives_back",
-            "attempts.a_crash_counts_one",
             "attempts.counted_across_restarts",
-            "lifecycle.close_gives_back_the_rest",
             "lifecycle.dropped_subscriber_gives_back",
             "lifecycle.client_close_drains_all",
             "worker.outcomes",
@@ -155,21 +157,13 @@ pub(super) const NOTICED: &[(Defect, &[&str])] = &[
     ),
     (
         Defect::DeathForgotten,
-        &[
-            "order.hold_key_counts",
-            "dead.redrive_one",
-            "dead.redriven_and_dead_again",
-            "dead.redrive_all_of_many",
-            "dead.redrive_all_to_that_group_alone",
-            "dead.nothing_selected",
-        ],
+        &["order.hold_key_counts", "dead.redriven_and_dead_again", "dead.redrive_all_to_that_group_alone"],
     ),
     (
         Defect::RetryDelayDropped,
         &["settle.retry_after_a_delay", "delay.retry_survives_its_consumer", "delay.defer_waits"],
     ),
-    (Defect::StaleAccepted, &[]),
-    (Defect::HoldForgotten, &["order.hold_key_moves", "order.hold_key_survives_a_kill"]),
+    (Defect::HoldForgotten, &["order.hold_key_survives_a_kill"]),
     (Defect::HoldMoved, &["order.hold_key_always", "order.hold_key", "order.hold_key_many_members"]),
     (Defect::StartForgotten, &["attempts.a_killer_is_dead_lettered_alone"]),
     (
@@ -191,7 +185,7 @@ pub(super) const NOTICED: &[(Defect, &[&str])] = &[
     (Defect::StartMoved, &["groups.start_latest", "groups.start_earliest", "groups.start_at_a_time"]),
     (Defect::CountsWrong, &["inspect.delayed_count", "observe.gauges"]),
     (Defect::PagesIgnored, &["dead.paging"]),
-    (Defect::SelectionIgnored, &["dead.purge"]),
+    (Defect::SelectionIgnored, &["dead.nothing_selected"]),
     (Defect::LookingPurges, &["dead.looking_changes_nothing", "cancel.administration"]),
     (
         Defect::DeletionForgotten,
