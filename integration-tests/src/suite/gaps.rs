@@ -18,6 +18,12 @@ pub const GAPS: &[(&str, &str, &str)] = &[
         "delay.never_early_never_late",
         "beside a burst of 3,000 deliveries were up to 1.9 s late; has passed since it runs alone",
     ),
+    (
+        "rabbitmq",
+        "faults.broker_killed",
+        "once in some 90 runs what the broker confirmed after its start never came, though what it held from before \
+         did; not understood: see the known gaps in DESIGN.md",
+    ),
 ];
 
 pub(super) fn is_known(backend: &str, case: &str) -> bool {
