@@ -37,6 +37,19 @@ impl Operator<'_> {
             .map(|()| true)
     }
 
+    /// Tells what the broker itself knows of a topic and who consumes it.
+    pub(super) async fn tell(self, topic: &TopicName) -> Result<String> {
+        if self.0.kind() != BrokerKind::RabbitMq {
+            return Ok(String::new());
+        }
+        let script = format!(
+            "for what in 'list_bindings source_name destination_name routing_key' \
+             'list_queues name state messages consumers' 'list_consumers queue_name active prefetch_count'; \
+             do echo \"$what:\"; rabbitmqctl -q $what | grep {topic}; done; true"
+        );
+        self.0.exec(["sh", "-c", &script]).await
+    }
+
     /// Deletes what holds a group's share of a topic.
     pub(super) async fn delete_group(self, topic: &TopicName, group: &GroupName) -> Result<bool> {
         match self.0.kind() {

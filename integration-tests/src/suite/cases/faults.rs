@@ -10,6 +10,7 @@ use tokio::sync::broadcast::{self, error::TryRecvError};
 use crate::brokers::Broker;
 use crate::suite::context::{Context, body, one, send};
 use crate::suite::faulty::Faulty;
+use crate::suite::harm::Operator;
 use crate::suite::manifest::Verdict;
 
 /// Sends and receives while `hurt` happens to the broker; everything confirmed must come, and both
@@ -54,7 +55,7 @@ async fn through(context: &Context, hurt: impl AsyncFnOnce(&Broker) -> Result<()
 }
 
 /// Returns what happened, as far as it was kept.
-fn so_far(mut events: broadcast::Receiver<Event>) -> Vec<String> {
+pub(super) fn so_far(mut events: broadcast::Receiver<Event>) -> Vec<String> {
     let mut seen = Vec::new();
     loop {
         match events.try_recv() {
@@ -188,7 +189,7 @@ async fn keep_receiving(subscriber: Subscriber, ledger: Arc<Ledger>) -> mq::Resu
 }
 
 /// Tells where messages are that were confirmed and never came.
-async fn fate(context: &Context, topic: &TopicName, missing: &[String]) -> Result<String> {
+pub(super) async fn fate(context: &Context, topic: &TopicName, missing: &[String]) -> Result<String> {
     let stats = context.stats(topic, "g").await?;
     let page = Page { offset: 0, limit: 100 };
     let dead = context.admin().dead_letters(topic, &context.group("g"), page).await?;
@@ -197,7 +198,11 @@ async fn fate(context: &Context, topic: &TopicName, missing: &[String]) -> Resul
         .map(|letter| format!("{} {:?}", String::from_utf8_lossy(&letter.message.payload), letter.envelope))
         .collect();
     let some: Vec<_> = missing.iter().take(10).collect();
-    Ok(format!("{} missing, such as {some:?}; {stats:?}; dead letters {dead:?}", missing.len()))
+    let broker = match context.harness.broker() {
+        Some(broker) => Operator(broker).tell(topic).await?,
+        None => String::new(),
+    };
+    Ok(format!("{} missing, such as {some:?}; {stats:?}; dead letters {dead:?}; {broker}", missing.len()))
 }
 
 pub(crate) async fn connections_cut(context: Context) -> Result<Verdict> {

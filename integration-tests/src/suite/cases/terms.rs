@@ -2,9 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use mq::{Capability, Durability, ErrorKind, GroupSettings, Message, SendRetry, TopicSpec};
 
+use crate::suite::cases::faults::{fate, so_far};
 use crate::suite::context::{Context, body, drain, expect_kind, one, quiet, send, send_with};
 use crate::suite::harm::Operator;
 use crate::suite::manifest::Verdict;
@@ -97,6 +98,7 @@ pub(crate) async fn retried_until_the_broker_is_back(context: Context) -> Result
     let retry = SendRetry::any(Duration::from_secs(120));
     let publisher = context.client.publisher(&topic).retry(retry).await?;
     send(&publisher, "before", 10).await?;
+    let events = context.client.events();
     broker.kill().await?;
     let sending = tokio::spawn({
         let publisher = publisher.clone();
@@ -117,7 +119,10 @@ pub(crate) async fn retried_until_the_broker_is_back(context: Context) -> Result
     let mut missing: std::collections::BTreeSet<String> = (0..50).map(|n| format!("batch{n}")).collect();
     missing.insert("single".into());
     while !missing.is_empty() {
-        let delivery = one(&subscriber).await?;
+        let Ok(delivery) = one(&subscriber).await else {
+            let missing: Vec<String> = missing.into_iter().collect();
+            bail!("{}; events {:?}", fate(&context, &topic, &missing).await?, so_far(events));
+        };
         missing.remove(&body(&delivery));
         // Stale if it was fetched before the broker was killed.
         drop(delivery.ack().await);

@@ -10,7 +10,7 @@ use mq_core::{
 };
 
 use super::defect::Defect;
-use super::{merged, merged_group};
+use super::merged_group;
 
 #[derive(Debug)]
 pub(super) struct BadAdmin {
@@ -21,10 +21,6 @@ pub(super) struct BadAdmin {
 impl BadAdmin {
     fn is(&self, defect: Defect) -> bool {
         self.defect == defect
-    }
-
-    fn topic(&self, topic: &TopicName) -> TopicName {
-        if self.is(Defect::TopicsMerged) { merged() } else { topic.clone() }
     }
 
     fn group(&self, group: &GroupName) -> GroupName {
@@ -48,7 +44,7 @@ impl BadAdmin {
 #[async_trait]
 impl Admin for BadAdmin {
     async fn ensure_topic(&self, topic: &TopicName, spec: &TopicSpec, policy: Policy) -> Result<()> {
-        self.inner.ensure_topic(&self.topic(topic), spec, self.policy(policy)).await
+        self.inner.ensure_topic(topic, spec, self.policy(policy)).await
     }
 
     async fn ensure_group(
@@ -65,10 +61,7 @@ impl Admin for BadAdmin {
                 _ => Start::Latest,
             };
         }
-        let made = self
-            .inner
-            .ensure_group(&self.topic(topic), &self.group(group), &settings, self.policy(policy))
-            .await;
+        let made = self.inner.ensure_group(topic, &self.group(group), &settings, self.policy(policy)).await;
         match made {
             Err(error) if error.kind() == ErrorKind::Mismatch && self.is(Defect::SettingsIgnored) => Ok(()),
             made => made,
@@ -76,7 +69,7 @@ impl Admin for BadAdmin {
     }
 
     async fn group_settings(&self, topic: &TopicName, group: &GroupName) -> Result<GroupSettings> {
-        self.inner.group_settings(&self.topic(topic), &self.group(group)).await
+        self.inner.group_settings(topic, &self.group(group)).await
     }
 
     async fn topics(&self) -> Result<Vec<TopicInfo>> {
@@ -89,25 +82,25 @@ impl Admin for BadAdmin {
     }
 
     async fn topic(&self, topic: &TopicName) -> Result<TopicInfo> {
-        self.inner.topic(&self.topic(topic)).await
+        self.inner.topic(topic).await
     }
 
     async fn delete_topic(&self, topic: &TopicName) -> Result<()> {
         if self.is(Defect::DeletionForgotten) {
             return Ok(());
         }
-        self.inner.delete_topic(&self.topic(topic)).await
+        self.inner.delete_topic(topic).await
     }
 
     async fn delete_group(&self, topic: &TopicName, group: &GroupName) -> Result<()> {
         if self.is(Defect::DeletionForgotten) {
             return Ok(());
         }
-        self.inner.delete_group(&self.topic(topic), &self.group(group)).await
+        self.inner.delete_group(topic, &self.group(group)).await
     }
 
     async fn stats(&self, topic: &TopicName, group: &GroupName) -> Result<Stats> {
-        let mut stats = self.inner.stats(&self.topic(topic), &self.group(group)).await?;
+        let mut stats = self.inner.stats(topic, &self.group(group)).await?;
         if self.is(Defect::CountsWrong) {
             let counts = [&mut stats.ready, &mut stats.in_flight, &mut stats.delayed, &mut stats.dead];
             counts.into_iter().for_each(|count| *count = count.map(|count| count + 1));
@@ -121,30 +114,30 @@ impl Admin for BadAdmin {
         group: &GroupName,
         page: Page,
     ) -> Result<Vec<DeadLetter>> {
-        let (topic, group) = (self.topic(topic), self.group(group));
+        let group = self.group(group);
         let page = if self.is(Defect::PagesIgnored) { Page { offset: 0, ..page } } else { page };
-        let letters = self.inner.dead_letters(&topic, &group, page).await?;
+        let letters = self.inner.dead_letters(topic, &group, page).await?;
         if self.is(Defect::LookingPurges) {
             let ids = letters.iter().map(|letter| letter.message.id.clone()).collect();
-            self.inner.purge(&topic, &group, &Selection::Ids(ids)).await?;
+            self.inner.purge(topic, &group, &Selection::Ids(ids)).await?;
         }
         Ok(letters)
     }
 
     async fn redrive(&self, topic: &TopicName, group: &GroupName, which: &Selection) -> Result<u64> {
-        let (topic, group, which) = (self.topic(topic), self.group(group), self.which(which));
+        let (group, which) = (self.group(group), self.which(which));
         if self.is(Defect::RedriveLoses) {
-            return self.inner.purge(&topic, &group, &which).await;
+            return self.inner.purge(topic, &group, &which).await;
         }
-        self.inner.redrive(&topic, &group, &which).await
+        self.inner.redrive(topic, &group, &which).await
     }
 
     async fn purge(&self, topic: &TopicName, group: &GroupName, which: &Selection) -> Result<u64> {
-        let (topic, group, which) = (self.topic(topic), self.group(group), self.which(which));
+        let (group, which) = (self.group(group), self.which(which));
         if self.is(Defect::PurgeForgotten) {
-            return self.count(&topic, &group, &which).await;
+            return self.count(topic, &group, &which).await;
         }
-        self.inner.purge(&topic, &group, &which).await
+        self.inner.purge(topic, &group, &which).await
     }
 
     async fn peek(
@@ -156,20 +149,20 @@ impl Admin for BadAdmin {
         if self.is(Defect::PeekEmpty) {
             return Ok(Vec::new());
         }
-        self.inner.peek(&self.topic(topic), start, limit).await
+        self.inner.peek(topic, start, limit).await
     }
 
     async fn pending(&self, topic: &TopicName, group: &GroupName, page: Page) -> Result<Vec<Pending>> {
         if self.is(Defect::PendingEmpty) {
             return Ok(Vec::new());
         }
-        self.inner.pending(&self.topic(topic), &self.group(group), page).await
+        self.inner.pending(topic, &self.group(group), page).await
     }
 
     async fn cancel_delayed(&self, topic: &TopicName, id: &MessageId) -> Result<bool> {
         if self.is(Defect::CancelForgotten) {
             return Ok(true);
         }
-        self.inner.cancel_delayed(&self.topic(topic), id).await
+        self.inner.cancel_delayed(topic, id).await
     }
 }

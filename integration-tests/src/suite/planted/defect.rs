@@ -38,7 +38,6 @@ defects! {
     GroupNotRequired: "what no group gets is confirmed";
     HalfATransaction: "of a transaction what can be stored is";
     GroupsMerged: "all groups of a topic are one";
-    TopicsMerged: "all topics are one";
     AckForgotten: "one ack in seven is not passed on";
     AckedWhenFetched: "messages are acked when they are fetched";
     RetryNotCounted: "a retry is the same attempt again";

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use mq::{Client, ErrorKind};
 use mq_core::driver::{Admin, Backend, Consumer, ConsumerOptions, Context, Producer};
-use mq_core::{Capabilities, ClientOptions, GroupName, TopicName};
+use mq_core::{Capabilities, ClientOptions, GroupName};
 use mq_memory::{Broker as MemoryBroker, MemoryBackend, MemoryConfig};
 
 use self::admin::BadAdmin;
@@ -67,9 +67,6 @@ impl Backend for BadBackend {
         if self.defect == Defect::GroupsMerged {
             options.group = merged_group();
         }
-        if self.defect == Defect::TopicsMerged {
-            options.subscriptions.iter_mut().for_each(|subscription| subscription.topic = merged());
-        }
         let inner = self.inner.consumer(options).await?;
         let (turn, fetched) = Default::default();
         Ok(Arc::new(BadConsumer { inner, defect: self.defect, turn, fetched }))
@@ -82,10 +79,6 @@ impl Backend for BadBackend {
     async fn close(&self) {
         self.inner.close().await;
     }
-}
-
-fn merged() -> TopicName {
-    TopicName::new("all").unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn merged_group() -> GroupName {

@@ -8,7 +8,6 @@ use mq_core::driver::{Outgoing, Producer};
 use mq_core::{Error, ErrorKind, Headers, MessageId, Receipt, Result, Timestamp};
 
 use super::defect::{Defect, Turn};
-use super::merged;
 
 #[derive(Debug)]
 pub(super) struct BadProducer {
@@ -19,7 +18,7 @@ pub(super) struct BadProducer {
 
 impl BadProducer {
     fn spoil(&self, batch: &mut [Outgoing]) {
-        for Outgoing { topic, message, terms } in batch.iter_mut() {
+        for Outgoing { message, terms, .. } in batch.iter_mut() {
             match self.defect {
                 Defect::PayloadChanged => message.payload = [&message.payload[..], b"?"].concat().into(),
                 Defect::HeadersLost => message.headers = Headers::default(),
@@ -33,7 +32,6 @@ impl BadProducer {
                     message.deliver_at = message.deliver_at.map(|at| at.plus(Duration::from_secs(15)));
                 }
                 Defect::GroupNotRequired => terms.require_group = false,
-                Defect::TopicsMerged => *topic = merged(),
                 _ => {}
             }
         }
