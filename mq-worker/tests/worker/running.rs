@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use mq_core::{Client, ClientOptions, ErrorKind, Message};
+use mq_core::{ErrorKind, Message};
 use mq_worker::{Attempt, Backoff, Handler, Key, State, Text, Worker};
 use tokio::sync::Notify;
 
-use crate::support::{HOUR, Notes, SECOND, backend, client, dead, epitaph, numbered, send_and_wait, serve};
+use crate::support::{HOUR, Notes, SECOND, client, dead, epitaph, numbered, send_and_wait, serve};
 
 #[derive(Clone, Debug, Default)]
 struct Gauge(Arc<(AtomicUsize, AtomicUsize)>);
