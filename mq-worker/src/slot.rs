@@ -77,11 +77,11 @@ impl Slot {
                 biased;
                 () = self.closed() => tokio::select! {
                     () = self.opened() => {}
-                    () = answers.last(&self.shared.counts), if !answers.0.is_empty() => {}
+                    () = answers.first(&self.shared.counts), if !answers.0.is_empty() => {}
                     () = self.shared.stopping() => {}
                 },
                 received = self.control.subscriber.receive() => return received.map(Some),
-                () = answers.last(&self.shared.counts), if !answers.0.is_empty() => {}
+                () = answers.first(&self.shared.counts), if !answers.0.is_empty() => {}
                 () = self.control.paused() => tokio::select! {
                     () = self.control.open() => {}
                     () = self.shared.stopping() => {}
@@ -205,20 +205,6 @@ impl Answers {
             let answer = answer.await;
             count(counts, *settlement, &answer);
             self.0.pop_front();
-        }
-    }
-
-    /// Waits for the last answer, when most are there, and takes those: who waited for each in turn would be
-    /// woken for each.
-    ///
-    /// # Cancel safety
-    /// As [`first`](Self::first).
-    async fn last(&mut self, counts: &Counts) {
-        if let Some((answer, settlement)) = self.0.back_mut() {
-            let answer = answer.await;
-            count(counts, *settlement, &answer);
-            self.0.pop_back();
-            self.take(counts);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use mq::{Capability, Durability, ErrorKind, GroupSettings, Message, SendRetry, TopicSpec};
 
 use crate::suite::cases::faults::{fate, so_far};
@@ -119,9 +119,13 @@ pub(crate) async fn retried_until_the_broker_is_back(context: Context) -> Result
     let mut missing: std::collections::BTreeSet<String> = (0..50).map(|n| format!("batch{n}")).collect();
     missing.insert("single".into());
     while !missing.is_empty() {
-        let Ok(delivery) = one(&subscriber).await else {
-            let missing: Vec<String> = missing.into_iter().collect();
-            bail!("{}; events {:?}", fate(&context, &topic, &missing).await?, so_far(events));
+        let delivery = match one(&subscriber).await {
+            Ok(delivery) => delivery,
+            Err(error) => {
+                let missing: Vec<String> = missing.into_iter().collect();
+                let fate = fate(&context, &topic, &missing).await?;
+                return Err(error.context(format!("{fate}; events {:?}", so_far(events))));
+            }
         };
         missing.remove(&body(&delivery));
         // Stale if it was fetched before the broker was killed.
