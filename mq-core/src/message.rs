@@ -206,7 +206,8 @@ impl Message {
         self
     }
 
-    /// Holds the message back until `at`, by the broker's clock.
+    /// Holds the message back until `at`, by the broker's clock. A time that is past when the message
+    /// is sent is not sent with it: it is due at once.
     #[must_use]
     pub fn deliver_at(mut self, at: impl Into<Timestamp>) -> Self {
         self.deliver_at = Some(at.into());
