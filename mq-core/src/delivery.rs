@@ -124,6 +124,15 @@ impl Delivery {
         self.settle(Action::Defer { after })
     }
 
+    /// Not looked at: this subscriber's next receive returns it, as if it had not been received. No attempt is
+    /// counted and no broker asked. Of several, put the last one back first, and they keep their order.
+    ///
+    /// If the lease ran out this does nothing: the message comes again anyway.
+    pub fn put_back(mut self) {
+        self.settled = true;
+        self.shared.put_back(self.key, self.incoming.clone());
+    }
+
     /// Starts the lease anew, from now.
     ///
     /// # Errors
@@ -179,11 +188,10 @@ impl Future for Settled {
 
 /// Acks many deliveries at once; returns the failures by index. Queued when the call returns.
 pub fn ack_all(deliveries: Vec<Delivery>) -> SettledAll {
-    let (reply, answer) = BatchReply::new(deliveries.len());
+    let many = deliveries.len();
+    let (reply, answer) = BatchReply::new(many);
     let mut deliveries = deliveries.into_iter().enumerate().peekable();
-    let mut any = false;
     while let Some((_, first)) = deliveries.peek() {
-        any = true;
         let shared = first.shared.clone();
         let of_shared =
             std::iter::from_fn(|| deliveries.next_if(|(_, next)| Arc::ptr_eq(&next.shared, &shared)));
@@ -193,20 +201,26 @@ pub fn ack_all(deliveries: Vec<Delivery>) -> SettledAll {
         });
         shared.ack_all(keys, reply.clone());
     }
-    SettledAll(any.then_some(answer))
+    SettledAll { many, answer: (many > 0).then_some(answer) }
 }
 
 /// Waits for the broker's answers to a batch of settlements. Dropping it loses only the answers.
 #[derive(Debug)]
 #[must_use = "await it to know which settlements failed"]
-pub struct SettledAll(Option<oneshot::Receiver<Vec<(usize, Error)>>>);
+pub struct SettledAll {
+    many: usize,
+    /// `None` if there were none.
+    answer: Option<oneshot::Receiver<Vec<(usize, Error)>>>,
+}
 
 impl Future for SettledAll {
     type Output = Result<(), Vec<(usize, Error)>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(answer) = &mut self.0 else { return Poll::Ready(Ok(())) };
-        let failures = ready!(Pin::new(answer).poll(cx)).unwrap_or_else(|_| vec![(0, unanswered())]);
+        let many = self.many;
+        let Some(answer) = &mut self.answer else { return Poll::Ready(Ok(())) };
+        let failures = ready!(Pin::new(answer).poll(cx))
+            .unwrap_or_else(|_| (0..many).map(|index| (index, unanswered())).collect());
         Poll::Ready(if failures.is_empty() { Ok(()) } else { Err(failures) })
     }
 }

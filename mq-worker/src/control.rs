@@ -40,9 +40,13 @@ impl Control {
         }
     }
 
+    pub(crate) fn is_paused(&self) -> bool {
+        self.gate.borrow().is_some()
+    }
+
     /// Waits until nothing is paused; the first to see the end of a pause ends it.
     pub(crate) async fn open(&self) {
-        if self.gate.borrow().is_none() {
+        if !self.is_paused() {
             return;
         }
         let mut gate = self.gate.subscribe();

@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod answers;
 mod backoff;
 mod batch;
 mod context;
@@ -22,6 +23,7 @@ mod report;
 mod route;
 mod shared;
 mod slot;
+mod taken;
 pub mod testing;
 mod worker;
 

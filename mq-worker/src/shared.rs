@@ -144,8 +144,8 @@ pub(crate) enum Settlement {
 pub(crate) struct Counts([AtomicU64; 6]);
 
 impl Counts {
-    pub(crate) fn add(&self, settlement: Settlement) {
-        self.0[settlement as usize].fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn add(&self, settlement: Settlement, many: usize) {
+        self.0[settlement as usize].fetch_add(many as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn report(&self, given_back: usize) -> Report {

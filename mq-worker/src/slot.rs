@@ -1,13 +1,17 @@
-//! One of a handler's places: a message at a time, from receiving to settling.
+//! One of a handler's places: from receiving to settling, one message under way at a time.
 
-use std::collections::VecDeque;
+use std::any::Any;
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use mq_core::{Delivery, ErrorKind, Result, Settled};
 use tokio::time::{Interval, MissedTickBehavior};
 
+use crate::answers::Answers;
 use crate::backoff::Backoff;
 use crate::context::Context;
 use crate::control::Control;
@@ -17,7 +21,11 @@ use crate::layer::Next;
 use crate::limiter::Limiter;
 use crate::outcome::Outcome;
 use crate::route::Route;
-use crate::shared::{Counts, Settlement, Shared};
+use crate::shared::{Settlement, Shared};
+use crate::taken::{Pace, Taken};
+
+/// How long to wait for a message; nothing depends on it.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// The most settlements of a slot that wait for the broker's answer; more where all slots' together are less than half
 /// of what may be held.
@@ -44,32 +52,34 @@ impl Slot {
         // Renews whatever is in hand: no timer per message.
         let mut renewal = tokio::time::interval(self.route.settings.lease / 3);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut answers = Answers(VecDeque::new());
+        let mut answers = Answers::default();
+        let mut pace = Pace::default();
         let end = loop {
-            let delivery = match self.next(&mut answers).await {
-                Ok(Some(delivery)) => delivery,
+            let mut taken = match self.next(&mut answers, pace).await {
+                Ok(Some(taken)) => taken,
                 Ok(None) => break Ok(()),
                 Err(error) if error.kind() == ErrorKind::Closed => break Ok(()),
                 Err(error) => break Err(error),
             };
-            let started = self.limiter.as_ref().map(|limiter| limiter.start());
-            let Some(outcome) = self.handle(&delivery, &mut renewal).await else { break Ok(()) };
-            if let Some(started) = started {
-                started.end(outcome.as_ref().err().is_none_or(|failure| !failure.is_fault()));
+            if !self.work_off(&mut taken, &mut answers, &mut renewal).await {
+                break Ok(());
             }
-            answers.0.push_back(self.settle(delivery, outcome));
+            // What adapts measures one message at a time.
+            if self.limiter.is_none() {
+                pace.note(&taken);
+            }
         };
-        while !answers.0.is_empty() {
+        while !answers.are_there() {
             answers.first(&self.shared.counts).await;
         }
         end
     }
 
     /// Returns `None` if the worker stops.
-    async fn next(&self, answers: &mut Answers) -> Result<Option<Delivery>> {
+    async fn next(&self, answers: &mut Answers, pace: Pace) -> Result<Option<Taken>> {
         while !self.shared.is_stopping() {
             // By then most are there: looking earlier costs more than the answer does.
-            if answers.0.len() >= self.unanswered() {
+            if answers.missing() >= self.unanswered() {
                 answers.first(&self.shared.counts).await;
                 answers.take(&self.shared.counts);
             }
@@ -77,11 +87,11 @@ impl Slot {
                 biased;
                 () = self.closed() => tokio::select! {
                     () = self.opened() => {}
-                    () = answers.first(&self.shared.counts), if !answers.0.is_empty() => {}
+                    () = answers.first(&self.shared.counts), if !answers.are_there() => {}
                     () = self.shared.stopping() => {}
                 },
-                received = self.control.subscriber.receive() => return received.map(Some),
-                () = answers.first(&self.shared.counts), if !answers.0.is_empty() => {}
+                received = self.receive(pace) => return received.map(Some),
+                () = answers.first(&self.shared.counts), if !answers.are_there() => {}
                 () = self.control.paused() => tokio::select! {
                     () = self.control.open() => {}
                     () = self.shared.stopping() => {}
@@ -89,6 +99,54 @@ impl Slot {
             }
         }
         Ok(None)
+    }
+
+    async fn receive(&self, pace: Pace) -> Result<Taken> {
+        if pace.many() == 1 {
+            return self.control.subscriber.receive().await.map(Taken::one);
+        }
+        loop {
+            let batch = self.control.subscriber.receive_batch(pace.many(), LONG).await?;
+            if let Some(taken) = Taken::new(batch) {
+                return Ok(taken);
+            }
+        }
+    }
+
+    /// Handles what was taken as long as it is quick; what is left goes to other places. Returns whether the run
+    /// goes on.
+    async fn work_off(&self, taken: &mut Taken, answers: &mut Answers, renewal: &mut Interval) -> bool {
+        while let Some(delivery) = taken.next() {
+            let started = self.limiter.as_ref().map(|limiter| limiter.start());
+            let handled = self.handle(&delivery, renewal, || {
+                taken.put_back();
+                answers.send_acks();
+            });
+            let Some(outcome) = handled.await else { return false };
+            if let Some(started) = started {
+                started.end(outcome.as_ref().err().is_none_or(|failure| !failure.is_fault()));
+            }
+            match outcome {
+                Ok(done) => {
+                    let settlement = if done.skipped { Settlement::Skipped } else { Settlement::Handled };
+                    if taken.are_many() {
+                        answers.ack(delivery, settlement);
+                    } else {
+                        answers.add(delivery.ack(), settlement);
+                    }
+                    if taken.is_late() || self.control.is_paused() || self.shared.is_stopping() {
+                        taken.put_back();
+                    }
+                }
+                Err(failure) => {
+                    taken.put_back();
+                    let (answer, settlement) = self.settle(delivery, failure);
+                    answers.add(answer, settlement);
+                }
+            }
+        }
+        answers.send_acks();
+        true
     }
 
     fn unanswered(&self) -> usize {
@@ -111,16 +169,27 @@ impl Slot {
         }
     }
 
-    /// Returns `None` if the run is over before the handler is.
-    async fn handle(&self, delivery: &Delivery, renewal: &mut Interval) -> Option<Outcome> {
+    /// Returns `None` if the run is over before the handler is. Calls `waits` if the handler does not end at once.
+    async fn handle(
+        &self,
+        delivery: &Delivery,
+        renewal: &mut Interval,
+        waits: impl FnOnce(),
+    ) -> Option<Outcome> {
         let mut context = Context::new(delivery, &self.route, &self.control, &self.shared);
         let handled = AssertUnwindSafe(self.try_often(&mut context)).catch_unwind();
         let mut handled = std::pin::pin!(handled);
+        let panicked = |panic: Box<dyn Any + Send>| Err(Failure::panicked(&*panic));
+        let at_once = poll_fn(|cx| Poll::Ready(handled.as_mut().poll(cx)));
+        if let Poll::Ready(outcome) = at_once.await {
+            return Some(outcome.unwrap_or_else(panicked));
+        }
+        waits();
         loop {
             tokio::select! {
                 biased;
                 outcome = &mut handled => {
-                    return Some(outcome.unwrap_or_else(|panic| Err(Failure::panicked(&*panic))));
+                    return Some(outcome.unwrap_or_else(panicked));
                 }
                 _ = renewal.tick() => if let Err(lost) = delivery.extend() {
                     return Some(Err(lost.into()));
@@ -150,12 +219,7 @@ impl Slot {
         }
     }
 
-    fn settle(&self, delivery: Delivery, outcome: Outcome) -> (Settled, Settlement) {
-        let failure = match outcome {
-            Ok(done) if done.skipped => return (delivery.ack(), Settlement::Skipped),
-            Ok(_) => return (delivery.ack(), Settlement::Handled),
-            Err(failure) => failure,
-        };
+    fn settle(&self, delivery: Delivery, failure: Failure) -> (Settled, Settlement) {
         let attempt = delivery.attempt();
         let after = match failure.verdict() {
             Verdict::Defer(after) => return (delivery.defer(after), Settlement::Deferred),
@@ -180,44 +244,5 @@ impl Slot {
     fn tell_dead(&self, delivery: &Delivery, failure: &Failure) {
         let (topic, group, id) = (self.control.topic(), self.control.group(), &delivery.message().id);
         tracing::warn!(target: "mq", %topic, %group, %id, attempt = delivery.attempt(), %failure, "is a dead letter");
-    }
-}
-
-/// Settlements whose answers are awaited, in order, beside other work.
-struct Answers(VecDeque<(Settled, Settlement)>);
-
-impl Answers {
-    /// Takes the answers that are there.
-    fn take(&mut self, counts: &Counts) {
-        while let Some((answer, settlement)) = self.0.front_mut() {
-            let Some(answer) = answer.now_or_never() else { return };
-            count(counts, *settlement, &answer);
-            self.0.pop_front();
-        }
-    }
-
-    /// Waits for the first answer.
-    ///
-    /// # Cancel safety
-    /// Dropping the future loses nothing.
-    async fn first(&mut self, counts: &Counts) {
-        if let Some((answer, settlement)) = self.0.front_mut() {
-            let answer = answer.await;
-            count(counts, *settlement, &answer);
-            self.0.pop_front();
-        }
-    }
-}
-
-fn count(counts: &Counts, settlement: Settlement, answer: &Result<()>) {
-    match answer {
-        Ok(()) => counts.add(settlement),
-        Err(error) => match error.kind() {
-            ErrorKind::StaleDelivery => counts.add(Settlement::Stale),
-            // The broker refused the copy: core made a dead letter of it.
-            ErrorKind::Rejected | ErrorKind::InvalidInput => counts.add(Settlement::Dead),
-            // Closed before it was answered: among those given back.
-            _ => {}
-        },
     }
 }

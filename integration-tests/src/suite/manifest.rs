@@ -119,6 +119,7 @@ pub fn manifest() -> Vec<Case> {
         Uses 2 "settle.batch_ack" settle::batch_ack: "batches are received and acked as batches";
         Uses 12 "settle.as_a_stream" settle::as_a_stream: "a subscriber is a stream that ends when closed";
         Uses 4 "settle.after_close_is_stale" settle::after_close_is_stale: "a settlement after close is stale, and the message comes back";
+        Uses 3 "settle.put_back" settle::put_back: "what is put back is received next, uncounted and in its order, also by the next member after a close";
         Uses 7 "settle.retry_is_isolated" settle::retry_is_isolated: "one group's retries are invisible to another";
         Uses 4 "settle.acked_before_the_hand_over" settle::acked_before_the_hand_over: "with AckMode::Auto each message is handed over once, also when dropped, cancelled or closed upon";
         Uses 3 "settle.each_of_a_batch_its_own_way" settle::each_of_a_batch_its_own_way: "acked, retried, deferred and dead-lettered in turn: each goes its own way";

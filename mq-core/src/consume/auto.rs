@@ -70,6 +70,12 @@ impl State {
         self.auto.acked.drain(..many).collect()
     }
 
+    /// Takes back what was acked and handed over, to be handed over next.
+    pub(crate) fn put_back_acked(&mut self, incoming: Arc<Incoming>) {
+        self.recount(incoming.subscription);
+        self.auto.acked.push_front(incoming);
+    }
+
     /// Takes note that a message's ack was answered; `kept` is the message, if it is ours to hand over.
     pub(crate) fn acked(&mut self, kept: Option<Arc<Incoming>>) {
         self.auto.acking -= 1;

@@ -68,6 +68,38 @@ impl State {
         self.answer(reply, Err(error.duplicate()))
     }
 
+    /// Takes back what is in hand, to be handed out next. Returns the message and its size if there is no
+    /// next time here, to be freed without a lock: its lane goes, or the consumer drains.
+    pub(crate) fn put_back(&mut self, key: HandKey) -> Option<(Arc<Incoming>, usize)> {
+        let leaving = self.in_hand(key)?.leaving;
+        if leaving || self.phase != Phase::Open {
+            return self.complete(key.slot);
+        }
+        let solo = self.solo == Solo::Running(key.slot);
+        let Hand { incoming, subscription, .. } = self.remove(key.slot)?;
+        self.recount(subscription);
+        if solo {
+            self.solo = Solo::Started;
+        }
+        let queue = if solo { &mut self.alone } else { &mut self.ready };
+        incoming.into_iter().for_each(|incoming| queue.push_front(incoming));
+        None
+    }
+
+    /// One of this subscription is handed out again that was counted.
+    pub(super) fn recount(&mut self, subscription: usize) {
+        self.recounted.resize(self.settings.len(), 0);
+        self.recounted[subscription] += 1;
+    }
+
+    /// Returns how many of so many handed out are so for the first time.
+    pub(crate) fn first_time(&mut self, subscription: usize, many: usize) -> usize {
+        let Some(again) = self.recounted.get_mut(subscription) else { return many };
+        let first = many.saturating_sub(*again);
+        *again -= many - first;
+        first
+    }
+
     /// Starts the lease anew; returns the delivery's subscription.
     pub(crate) fn extend(&mut self, key: HandKey, now: Instant) -> Result<usize> {
         let phase = self.phase;

@@ -78,9 +78,19 @@ impl Shared {
     }
 
     /// Wakes who may go on now; fails if nothing was taken and nothing will come.
-    fn taken(&self, state: MutexGuard<'_, State>, taken: &[Taken]) -> Result<()> {
+    fn taken(&self, mut state: MutexGuard<'_, State>, taken: &[Taken]) -> Result<()> {
         if taken.is_empty() {
             return state.ended().map_or(Ok(()), Err);
+        }
+        match &*self.counted {
+            [only] => self.counters.add_received(*only, state.first_time(0, taken.len())),
+            many => {
+                for run in taken.chunk_by(|one, next| one.0.subscription == next.0.subscription) {
+                    let subscription = run[0].0.subscription;
+                    let first = state.first_time(subscription, run.len());
+                    self.counters.add_received(many[subscription], first);
+                }
+            }
         }
         let more = state.has_ready();
         drop(state);
@@ -89,15 +99,37 @@ impl Shared {
         } else {
             self.room.notify_one();
         }
-        match &*self.counted {
-            [only] => self.counters.add_received(*only, taken.len()),
-            many => {
-                for run in taken.chunk_by(|one, next| one.0.subscription == next.0.subscription) {
-                    self.counters.add_received(many[run[0].0.subscription], run.len());
-                }
-            }
-        }
         Ok(())
+    }
+
+    /// Takes back what was handed out and not looked at.
+    pub(crate) fn put_back(&self, key: HandKey, incoming: Arc<Incoming>) {
+        let mut state = self.state.lock();
+        let gone = if key == HandKey::SETTLED {
+            state.put_back_acked(incoming);
+            None
+        } else {
+            state.put_back(key)
+        };
+        let (ready, room, idle) = (state.has_ready(), state.room().is_some(), state.unsettled() == 0);
+        drop(state);
+        drop(gone);
+        self.wake(ready, room, idle);
+    }
+
+    /// Wakes who may go on.
+    pub(super) fn wake(&self, ready: bool, room: bool, idle: bool) {
+        if ready {
+            self.ready.notify_one();
+        }
+        if room {
+            self.room.notify_one();
+        }
+        if idle {
+            self.idle.notify_waiters();
+            // A suspect may wait for empty hands.
+            self.timers.notify_one();
+        }
     }
 
     /// Holds everything back, or lets it flow again.

@@ -152,6 +152,8 @@ pub(crate) struct State {
     pub(super) alone: VecDeque<Arc<Incoming>>,
     pub(super) solo: Solo,
     pub(super) hands: Slab<Hand>,
+    /// How many of each subscription are handed out again that were put back; empty before the first is.
+    pub(super) recounted: Vec<usize>,
     serial: u64,
     pub(super) have: Budget,
     pub(super) batch: SettleBatch,
@@ -175,6 +177,7 @@ impl State {
             alone: VecDeque::new(),
             solo: Solo::Idle,
             hands: Slab::new(),
+            recounted: Vec::new(),
             serial: 0,
             have: Budget { messages: 0, bytes: 0 },
             batch: SettleBatch::default(),

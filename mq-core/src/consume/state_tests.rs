@@ -77,6 +77,48 @@ async fn a_last_attempt_runs_alone_after_its_start_is_recorded() {
 }
 
 #[tokio::test]
+async fn what_is_put_back_is_next_whatever_it_was() {
+    let mut state = state();
+    let now = Instant::now();
+    let mut ordered = incoming(1, Some(b"k"));
+    ordered.subscription = 1;
+    state.settings.push(state.settings[0].clone().ordered());
+    let mut behind = incoming(2, Some(b"k"));
+    behind.subscription = 1;
+    admit(&mut state, vec![ordered, behind, incoming(3, None)], NOW);
+    let keys: Vec<HandKey> = std::iter::from_fn(|| state.take(now)).map(|(_, key)| key).collect();
+    assert_eq!((keys.len(), state.first_time(0, 1), state.first_time(1, 1)), (2, 1, 1));
+    for key in keys.iter().rev() {
+        assert!(state.put_back(*key).is_none());
+        assert!(state.put_back(*key).is_none(), "once");
+    }
+    let (first, key) = state.take(now).unwrap();
+    assert_eq!((first.token.high, state.unsettled()), (1, 1));
+    assert_eq!(state.take(now).unwrap().0.token.high, 3);
+    assert!(state.take(now).is_none(), "2 waits behind 1");
+    assert_eq!((state.first_time(0, 1), state.first_time(1, 1), state.first_time(1, 1)), (0, 0, 1));
+    settle(&mut state, key, Action::Ack, Reply::Nobody, NOW);
+    assert_eq!(finish(&mut state), 1);
+    let (_, key) = state.take(now).unwrap();
+    state.drain();
+    assert!(state.put_back(key).is_some_and(|(message, _)| message.token.high == 2), "there is no next time");
+    assert_eq!(state.unsettled(), 1);
+}
+
+#[tokio::test]
+async fn a_suspect_that_is_put_back_still_runs_alone() {
+    let mut state = state();
+    let now = Instant::now();
+    admit(&mut state, vec![suspect(1, 2, false), incoming(2, None)], NOW);
+    let token = state.next_solo().unwrap();
+    state.solo_started(token, &Ok(()));
+    let (_, key) = state.take(now).unwrap();
+    assert!(state.put_back(key).is_none());
+    assert_eq!(state.take(now).unwrap().0.token.high, 1);
+    assert!(state.take(now).is_none(), "nothing beside it");
+}
+
+#[tokio::test]
 async fn a_started_suspect_is_dead_lettered() {
     let mut state = state();
     admit(&mut state, vec![suspect(1, 3, true)], NOW);

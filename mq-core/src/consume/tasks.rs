@@ -116,7 +116,7 @@ async fn settle_batch(shared: Arc<Shared>, batch: SettleBatch) {
         let (ready, room, idle) = (state.has_ready(), state.room().is_some(), state.unsettled() == 0);
         let timed = state.take_timed();
         drop(state);
-        wake(&shared, ready, room, idle);
+        shared.wake(ready, room, idle);
         if timed {
             shared.timers.notify_one();
         }
@@ -190,20 +190,6 @@ impl Done {
         self.tell_counts(shared);
         self.answers.drain(..).for_each(Answer::send);
         shared.spent.put(std::mem::take(&mut self.spent));
-    }
-}
-
-fn wake(shared: &Shared, ready: bool, room: bool, idle: bool) {
-    if ready {
-        shared.ready.notify_one();
-    }
-    if room {
-        shared.room.notify_one();
-    }
-    if idle {
-        shared.idle.notify_waiters();
-        // A suspect may wait for empty hands.
-        shared.timers.notify_one();
     }
 }
 

@@ -38,6 +38,48 @@ async fn so_many_at_once_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_behind_a_message_that_waits_goes_to_another_place() {
+    // Quick messages are taken several at once; number 100 waits for the one behind it.
+    async fn handle(Text(text): Text, State(state): State<(Notes, Arc<Notify>)>) {
+        match &*text {
+            "100" => state.1.notified().await,
+            "101" => state.1.notify_one(),
+            _ => {}
+        }
+        state.0.add(text);
+    }
+    let (client, notes) = (client(), Notes::default());
+    let state = (notes.clone(), Arc::new(Notify::new()));
+    let worker = Worker::new(&client, "g").on("in", handle.concurrency(2)).state(state);
+    let report = serve(&client, worker, numbered(200)).await;
+    let (mut all, expected) = (notes.all(), (0..200).map(|number| number.to_string()).collect::<Vec<_>>());
+    // When number 100 goes on is up to the runtime.
+    let waited = all.iter().position(|text| text == "100").unwrap();
+    let waited = all.remove(waited);
+    all.insert(100, waited);
+    assert_eq!((report.handled, all), (200, expected));
+    assert_eq!(client.counts().received, 200, "what is put back is counted once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_costs_those_behind_it_nothing() {
+    async fn handle(
+        Text(text): Text,
+        Attempt(attempt): Attempt,
+        State(notes): State<Notes>,
+    ) -> Result<(), String> {
+        notes.add(format!("{text}#{attempt}"));
+        if text == "100" && attempt == 1 { Err("not now".into()) } else { Ok(()) }
+    }
+    let (client, notes) = (client(), Notes::default());
+    let worker = Worker::new(&client, "g").on("in", handle.concurrency(1)).state(notes.clone());
+    let report = serve(&client, worker, numbered(200)).await;
+    let first = (0..200).map(|number| format!("{number}#1"));
+    let expected: Vec<String> = first.chain(["100#2".into()]).collect();
+    assert_eq!((report.handled, report.retried, notes.all()), (200, 1, expected));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_keys_order_is_kept_while_other_keys_run() {
     async fn hold(Key(key): Key, Text(text): Text, State(state): State<(Gauge, Notes)>) {
         state.0.hold(SECOND).await;

@@ -54,6 +54,30 @@ pub(crate) async fn retry_at_once(context: Context) -> Result<Verdict> {
     Ok(Verdict::Pass)
 }
 
+pub(crate) async fn put_back(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    send(&context.publisher(&topic).await?, "m", 20).await?;
+    let mut all = take(&subscriber, 20).await?;
+    let rest = all.split_off(5);
+    let expected: Vec<String> = rest.iter().map(body).collect();
+    rest.into_iter().rev().for_each(mq::Delivery::put_back);
+    let again = take(&subscriber, 15).await?;
+    ensure!(again.iter().map(body).collect::<Vec<_>>() == expected, "{again:?}, not {expected:?}");
+    ensure!(again.iter().all(|delivery| delivery.attempt() == 1), "it counted: {again:?}");
+    mq::ack_all(all).await.map_err(|failures| anyhow!("{failures:?}"))?;
+    again.into_iter().for_each(mq::Delivery::put_back);
+    subscriber.close(Duration::from_secs(10)).await?;
+    let next = context.subscribe(&topic, "g").await?;
+    let last = take(&next, 15).await?;
+    let came: BTreeSet<String> = last.iter().map(body).collect();
+    ensure!(came == expected.into_iter().collect(), "after a close came {last:?}");
+    ensure!(last.iter().all(|delivery| delivery.attempt() == 1), "a close counted: {last:?}");
+    mq::ack_all(last).await.map_err(|failures| anyhow!("{failures:?}"))?;
+    quiet(&next).await?;
+    Ok(Verdict::Pass)
+}
+
 pub(crate) async fn retry_after_a_delay(context: Context) -> Result<Verdict> {
     let topic = context.topic();
     let subscriber = context.subscribe(&topic, "g").await?;

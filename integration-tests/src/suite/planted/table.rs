@@ -4,7 +4,7 @@ use super::defect::Defect;
 
 /// Rows by a defect that each must notice. A row may notice others as well.
 pub(super) const NOTICED: &[(Defect, &[&str])] = &[
-    (Defect::NothingGivenBack, &["lifecycle.close_gives_back_the_rest"]),
+    (Defect::NothingGivenBack, &["lifecycle.close_gives_back_the_rest", "settle.put_back"]),
     (Defect::HoldShortened, &["order.hold_key_moves"]),
     (Defect::PurgeForgotten, &["dead.purge"]),
     (Defect::RedriveLoses, &["dead.redrive_one", "dead.redrive_all_of_many"]),
