@@ -13,6 +13,8 @@ use crate::spec::{Backend, Mode, Side, Spec};
 const PARTITIONS: u32 = 4;
 /// An append-only file larger than this is rewritten between runs, so that it is not within one.
 const AOF: u64 = 64 << 20;
+/// How long Redis may take to rewrite it, or to answer meanwhile.
+const LIMIT: Duration = Duration::from_secs(30);
 static NUMBER: AtomicUsize = AtomicUsize::new(0);
 
 /// A broker.
@@ -133,11 +135,13 @@ impl Stage {
 
     /// Has Redis rewrite its file while nothing is measured.
     async fn quiet_redis(&self) -> Result<()> {
-        let mut connection =
-            redis::Client::open(self.url.as_str())?.get_multiplexed_async_connection().await?;
+        // By default an answer is waited for half a second, less than a fork of a full Redis takes.
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(LIMIT));
+        let client = redis::Client::open(self.url.as_str())?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         let start = Instant::now();
         let mut asked = false;
-        while start.elapsed() < Duration::from_secs(30) {
+        while start.elapsed() < LIMIT {
             let info: redis::InfoDict =
                 redis::cmd("INFO").arg("persistence").query_async(&mut connection).await?;
             let rewriting = info.get::<u8>("aof_rewrite_in_progress") == Some(1);

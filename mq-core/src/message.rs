@@ -73,7 +73,8 @@ impl From<String> for MessageId {
 
 /// Only the lower-case hyphenated form, so that an id reads back exactly as it was given.
 fn canonical_uuid(text: &str) -> Option<Uuid> {
-    if text.len() != 36 || text.bytes().any(|byte| byte.is_ascii_uppercase()) {
+    // All bytes are looked at: a loop that ends early is not vectorised.
+    if text.len() != 36 || text.bytes().fold(false, |found, byte| found | byte.is_ascii_uppercase()) {
         return None;
     }
     Uuid::try_parse(text).ok()
