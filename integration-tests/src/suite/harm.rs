@@ -103,6 +103,38 @@ impl Operator<'_> {
         }
     }
 
+    /// Fills the disk, or makes room again. Kafka ends itself when it cannot write.
+    pub(super) async fn fill_disk(self, fill: bool) -> Result<bool> {
+        match (self.0.kind(), fill) {
+            (BrokerKind::Redis, true) => {
+                self.move_redis_to("/dev/shm").await?;
+                // Until there is no room: that is how it ends.
+                self.sh("cat /dev/zero > /dev/shm/full || true".into()).await?;
+                Ok(true)
+            }
+            (BrokerKind::Redis, false) => {
+                self.sh("rm /dev/shm/full".into()).await?;
+                self.move_redis_to("/var/lib/mq").await?;
+                Ok(true)
+            }
+            (BrokerKind::RabbitMq, fill) => {
+                let free = if fill { "1000000GB" } else { "50MB" };
+                self.rabbitmq(format!("set_disk_free_limit {free}")).await
+            }
+            (BrokerKind::Kafka, _) => Ok(false),
+        }
+    }
+
+    /// Has Redis keep its append-only file elsewhere.
+    async fn move_redis_to(self, folder: &str) -> Result<()> {
+        self.redis("CONFIG SET appendonly no".into()).await?;
+        self.redis(format!("CONFIG SET dir {folder}")).await?;
+        self.redis("CONFIG SET appendonly yes".into()).await?;
+        let written = "redis-cli INFO persistence | grep -q aof_rewrite_in_progress:0";
+        let good = "redis-cli INFO persistence | grep -q aof_last_bgrewrite_status:ok";
+        self.sh(format!("for n in $(seq 100); do {written} && break; sleep 0.1; done; {good}")).await
+    }
+
     /// Sets how many messages a group's queue takes before it refuses more; `None` takes the limit away.
     pub(super) async fn limit(self, topic: &TopicName, group: &GroupName, most: Option<u32>) -> Result<bool> {
         if self.0.kind() != BrokerKind::RabbitMq {

@@ -245,6 +245,7 @@ pub(super) const UNPLANTED: &[(&str, &str)] = &[
     ("operator.everything_deleted", BROKER),
     ("operator.trimmed_while_read", BROKER),
     ("operator.out_of_memory", BROKER),
+    ("operator.disk_full", BROKER),
     ("operator.queue_full", BROKER),
     ("operator.ack_timeout", BROKER),
     ("operator.credentials_revoked", BROKER),
