@@ -131,8 +131,13 @@ impl ClientOptions {
 impl Client {
     /// Makes a client of `backend`; `mq::connect` does it from a URL.
     pub fn new(backend: impl Backend, options: ClientOptions) -> Self {
+        Self::of(Arc::new(backend), options)
+    }
+
+    /// As [`new`](Self::new), of a backend whose type is not known: what `mq::backend` returns, or what is put around it.
+    pub fn of(backend: Arc<dyn Backend>, options: ClientOptions) -> Self {
         let inner = Inner {
-            backend: Arc::new(backend),
+            backend,
             policy: options.policy,
             counters: Arc::default(),
             subscribers: Mutex::default(),

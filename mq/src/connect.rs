@@ -1,8 +1,10 @@
 //! From a URL to a client.
 
+use std::sync::Arc;
+
 use url::Url;
 
-use mq_core::driver::Context;
+use mq_core::driver::{Backend, Context};
 use mq_core::{Capabilities, Client, ClientOptions, Error, ErrorKind, Result};
 
 /// A backend as this build knows it.
@@ -70,32 +72,36 @@ pub async fn connect(url: impl AsRef<str>) -> Result<Client> {
 /// # Errors
 /// As for [`connect`].
 pub async fn connect_with(url: impl AsRef<str>, options: ClientOptions, context: Context) -> Result<Client> {
+    Ok(Client::of(backend(url, context).await?, options))
+}
+
+/// Connects without making a client, for who puts something around the driver; [`Client::of`] makes a client of it.
+///
+/// # Errors
+/// As for [`connect`].
+pub async fn backend(url: impl AsRef<str>, context: Context) -> Result<Arc<dyn Backend>> {
     let url = Url::parse(url.as_ref()).map_err(|error| {
         let text =
             "not a URL; write one like redis://localhost:6379, and percent-encode what a password needs";
         Error::new(ErrorKind::InvalidInput, text).with_source(error)
     })?;
-    open(&url, options, context).await
+    open(&url, context).await
 }
 
 #[cfg_attr(
     not(any(feature = "memory", feature = "kafka", feature = "rabbitmq", feature = "redis-stream")),
     expect(unused_variables, clippy::unused_async, reason = "no backend is compiled in")
 )]
-async fn open(url: &Url, options: ClientOptions, context: Context) -> Result<Client> {
+async fn open(url: &Url, context: Context) -> Result<Arc<dyn Backend>> {
     match url.scheme() {
         #[cfg(feature = "memory")]
-        "memory" => Ok(Client::new(mq_memory::MemoryBackend::connect(url, context).await?, options)),
+        "memory" => Ok(Arc::new(mq_memory::MemoryBackend::connect(url, context).await?)),
         #[cfg(feature = "kafka")]
-        "kafka" | "kafkas" => Ok(Client::new(mq_kafka::KafkaBackend::connect(url, context).await?, options)),
+        "kafka" | "kafkas" => Ok(Arc::new(mq_kafka::KafkaBackend::connect(url, context).await?)),
         #[cfg(feature = "rabbitmq")]
-        "amqp" | "amqps" => {
-            Ok(Client::new(mq_rabbitmq::RabbitMqBackend::connect(url, context).await?, options))
-        }
+        "amqp" | "amqps" => Ok(Arc::new(mq_rabbitmq::RabbitMqBackend::connect(url, context).await?)),
         #[cfg(feature = "redis-stream")]
-        "redis" | "rediss" => {
-            Ok(Client::new(mq_redis_stream::RedisStreamBackend::connect(url, context).await?, options))
-        }
+        "redis" | "rediss" => Ok(Arc::new(mq_redis_stream::RedisStreamBackend::connect(url, context).await?)),
         unknown => Err(unknown_scheme(unknown)),
     }
 }

@@ -45,7 +45,7 @@ pub mod testing;
 
 pub use mq_core::*;
 
-pub use connect::{backends, connect, connect_with};
+pub use connect::{backend, backends, connect, connect_with};
 
 /// The in-memory backend.
 #[cfg(feature = "memory")]

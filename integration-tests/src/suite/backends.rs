@@ -65,6 +65,13 @@ async fn harnesses(filters: &[String]) -> Result<Vec<Arc<dyn Harness>>> {
     Ok(harnesses)
 }
 
+/// Starts the broker of a backend, and returns how rows reach it and may hurt it.
+pub(super) async fn of(backend: &str) -> Result<BrokerHarness> {
+    let known = BOUNDS.iter().find(|(_, name, ..)| *name == backend);
+    let (kind, name, keys, bound) = known.with_context(|| format!("no broker of {backend}"))?;
+    harness(*kind, name, keys, *bound).await
+}
+
 async fn harness(kind: BrokerKind, name: &'static str, keys: &str, bound: Duration) -> Result<BrokerHarness> {
     let broker: Broker = match kind {
         BrokerKind::Kafka => brokers::kafka().await,

@@ -17,6 +17,7 @@ pub(super) const IMPATIENT: Duration = Duration::from_secs(4);
 pub struct Faulty {
     proxied: Arc<Proxied>,
     query: String,
+    mark: String,
     harness: Arc<BrokerHarness>,
 }
 
@@ -25,11 +26,13 @@ impl Faulty {
         kind: BrokerKind,
         name: &'static str,
         query: &str,
+        mark: &str,
         session_bound: Duration,
     ) -> Result<Self> {
         let proxied = Arc::new(Proxied::start(kind).await?);
-        let harness = Arc::new(BrokerHarness::new(name, join(proxied.url(), &[query]), session_bound));
-        Ok(Self { proxied, query: query.to_owned(), harness })
+        let harness = BrokerHarness::new(name, join(proxied.url(), &[query]), session_bound);
+        let harness = Arc::new(harness.marked(mark.to_owned()));
+        Ok(Self { proxied, query: query.to_owned(), mark: mark.to_owned(), harness })
     }
 
     pub(super) fn proxy(&self) -> &Proxy {
@@ -56,7 +59,7 @@ impl Faulty {
             BrokerKind::Redis => "response_timeout",
         };
         let impatience = format!("{key}={}s", IMPATIENT.as_secs());
-        join(self.proxied.url(), &[&self.query, if impatient { &impatience } else { "" }])
+        join(self.proxied.url(), &[&self.query, if impatient { &impatience } else { "" }]) + &self.mark
     }
 
     /// Returns how long after the end of a fault a service may take to go on.

@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
 
 use super::faulty::Faulty;
+use super::planted;
 use super::victim::{self, Plan};
 use crate::brokers::Broker;
 
@@ -153,13 +154,32 @@ pub struct BrokerHarness {
     session_bound: Duration,
     broker: Option<Arc<Broker>>,
     faulty: Arc<OnceCell<Faulty>>,
+    /// Put behind every URL.
+    mark: String,
 }
 
 impl BrokerHarness {
     /// Makes a harness of a broker that rows only use.
     #[must_use]
     pub fn new(name: &'static str, url: impl Into<String>, session_bound: Duration) -> Self {
-        Self { name, url: url.into(), session_bound, broker: None, faulty: Arc::default() }
+        Self {
+            name,
+            url: url.into(),
+            session_bound,
+            broker: None,
+            faulty: Arc::default(),
+            mark: String::new(),
+        }
+    }
+
+    /// Marks every URL with the defect that is planted behind it.
+    pub(super) fn marked(mut self, mark: String) -> Self {
+        self.mark = mark;
+        self
+    }
+
+    fn marked_url(&self) -> String {
+        format!("{}{}", self.url, self.mark)
     }
 
     /// Lets rows stop and kill this broker, whose URL the harness uses.
@@ -177,12 +197,12 @@ impl Harness for BrokerHarness {
     }
 
     async fn client_with(&self, options: ClientOptions) -> Result<Client> {
-        Ok(mq::connect_with(&self.url, options, Context::default()).await?)
+        Ok(planted::connect_with(self.marked_url(), options).await?)
     }
 
     async fn victim(&self, plan: Plan) -> Result<Box<dyn Victim>> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.env(victim::URL, &self.url).env(victim::PLAN, serde_json::to_string(&plan)?);
+        command.env(victim::URL, self.marked_url()).env(victim::PLAN, serde_json::to_string(&plan)?);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let stdout = child.stdout.take().context("the child has no standard output")?;
         let mut lines = BufReader::new(stdout).lines();
@@ -237,7 +257,7 @@ impl Harness for BrokerHarness {
     async fn faulty(&self) -> Result<Option<Faulty>> {
         let Some(broker) = &self.broker else { return Ok(None) };
         let query = self.url.split_once('?').map_or("", |(_, query)| query);
-        let start = || Faulty::start(broker.kind(), self.name, query, self.session_bound);
+        let start = || Faulty::start(broker.kind(), self.name, query, &self.mark, self.session_bound);
         Ok(Some(self.faulty.get_or_try_init(start).await?.clone()))
     }
 }

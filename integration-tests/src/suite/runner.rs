@@ -187,7 +187,7 @@ pub async fn main(
         }
     }
     if planted {
-        return super::planted::report().await;
+        return super::planted::report(&options.filters).await;
     }
     let harnesses = harnesses(&options.filters).await?;
     let rows = run(&harnesses, &options).await;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fault_history::{MEMBER, become_member};
 use super::once::OncePlan;
+use super::planted;
 
 /// The environment variable with the broker's URL.
 pub(super) const URL: &str = "MQ_VICTIM_URL";
@@ -123,7 +124,7 @@ pub(super) async fn become_one() -> Result<()> {
     become_member().await?;
     let (Ok(url), Ok(plan)) = (std::env::var(URL), std::env::var(PLAN)) else { return Ok(()) };
     let plan: Plan = serde_json::from_str(&plan)?;
-    let client = mq::connect(url).await?;
+    let client = planted::connect(url).await?;
     let die = || {
         // `kill -9`: nothing of this process gets to run any more.
         drop(std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status());

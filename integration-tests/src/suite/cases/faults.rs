@@ -12,6 +12,7 @@ use crate::suite::context::{Context, body, one, send};
 use crate::suite::faulty::Faulty;
 use crate::suite::harm::Operator;
 use crate::suite::manifest::Verdict;
+use crate::suite::planted;
 
 /// Sends and receives while `hurt` happens to the broker; everything confirmed must come, and both
 /// sides must go on afterwards.
@@ -274,7 +275,7 @@ async fn goes_on(
 pub(crate) async fn half_open(context: Context) -> Result<Verdict> {
     let Some(faulty) = context.harness.faulty().await? else { return Ok(Verdict::Unsupported) };
     faulty.recover().await?;
-    let client = mq::connect(faulty.url(true)).await?;
+    let client = planted::connect(faulty.url(true)).await?;
     let topic = context.topic();
     let subscriber = client.subscriber(&topic, context.group("g")).open().await?;
     let publisher = client.publisher(&topic).await?;
@@ -308,7 +309,7 @@ async fn open_both(
     context: &Context,
     topic: &mq::TopicName,
 ) -> mq::Result<(Client, Publisher, Subscriber)> {
-    let client = mq::connect(url).await?;
+    let client = planted::connect(url).await?;
     let publisher = client.publisher(topic).await?;
     let subscriber = client.subscriber(topic, context.group("g")).open().await?;
     Ok((client, publisher, subscriber))

@@ -255,7 +255,9 @@ pub(crate) async fn disk_full(context: Context) -> Result<Verdict> {
     let publisher = context.publisher(&topic).await?;
     let mut missing: BTreeSet<String> = send(&publisher, "m", 60).await?.into_iter().collect();
     let held = take(&subscriber, 30).await?;
-    held.iter().for_each(|delivery| drop(missing.remove(&body(delivery))));
+    for delivery in &held {
+        missing.remove(&body(delivery));
+    }
     if !Operator(broker).fill_disk(true).await? {
         return Ok(Verdict::Unsupported);
     }
@@ -310,10 +312,11 @@ async fn full(
 async fn refused(publisher: &Publisher, message: Message) -> Result<()> {
     match tokio::time::timeout(Duration::from_secs(8), publisher.send(message)).await {
         // It waits for the broker.
-        Err(_) => Ok(()),
-        Ok(Err(error)) => Ok(ensure!(error.is_retryable(), "{error}")),
+        Err(_) => {}
+        Ok(Err(error)) => ensure!(error.is_retryable(), "{error}"),
         Ok(Ok(_)) => anyhow::bail!("a broker that cannot store a message confirmed it"),
     }
+    Ok(())
 }
 
 /// One group's queue is full: what is refused is never said to be stored, and the other group has

@@ -13,6 +13,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use super::check::REASON;
 use super::plan::{Act, act};
 use super::records::{Came, Log};
+use crate::suite::planted;
 
 /// The environment variable that makes this program a member.
 pub(in crate::suite) const MEMBER: &str = "MQ_HISTORY_MEMBER";
@@ -212,7 +213,7 @@ fn micros() -> u64 {
 pub(in crate::suite) async fn become_member() -> Result<()> {
     let Ok(place) = std::env::var(MEMBER) else { return Ok(()) };
     let place: Place = serde_json::from_str(&place)?;
-    let subscriber = place.open(&mq::connect(&place.url).await?).await?;
+    let subscriber = place.open(&planted::connect(&place.url).await?).await?;
     for delivery in 0.. {
         match subscriber.receive().await {
             Ok(received) => {

@@ -16,6 +16,7 @@ use super::plan::{Fault, Plan};
 use super::records::{Letter, Log, Window};
 use crate::suite::context::Context;
 use crate::suite::faulty::Faulty;
+use crate::suite::planted;
 
 /// Tasks that send; each has keys of its own, so that the order of sends of a key is known.
 const SENDERS: usize = 2;
@@ -61,7 +62,7 @@ impl Play {
         for _ in 0..self.plan.members {
             self.join().await?;
         }
-        let client = mq::connect(&self.place.url).await?;
+        let client = planted::connect(&self.place.url).await?;
         let publisher = client.publisher(&self.topic).spec(self.plan.spec()).await?;
         let (stop, stopped) = watch::channel(false);
         let senders = (0..SENDERS).map(|sender| {
@@ -89,7 +90,7 @@ impl Play {
     }
 
     async fn join(&mut self) -> Result<()> {
-        let client = mq::connect(&self.place.url).await?;
+        let client = planted::connect(&self.place.url).await?;
         let member = Member::join(&self.place, client, &self.log, self.plan.seed, self.joined).await?;
         self.joined += 1;
         self.members.push(member);

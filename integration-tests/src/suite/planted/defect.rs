@@ -18,6 +18,14 @@ macro_rules! defects {
                     $(Self::$name => $says),*
                 }
             }
+
+            /// Finds a defect by its name.
+            pub(super) fn named(name: &str) -> Option<Self> {
+                match name {
+                    $(stringify!($name) => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
         }
     };
 }
@@ -66,6 +74,7 @@ defects! {
     DerivedListed: "derived topics are listed";
     PeekEmpty: "a peek shows nothing";
     PendingEmpty: "nothing is listed as pending";
+    EventsLost: "the driver's events reach nobody";
     CancelForgotten: "a delayed message that was taken back comes";
 }
 

@@ -1,6 +1,7 @@
 //! Does the suite notice? Rows run on drivers with planted defects; each row must fail on one.
 //!
-//! The defects are planted between core and the in-memory driver, without building anything anew.
+//! The defects are planted between core and a driver, without building anything anew: the in-memory driver, and
+//! those of brokers for rows that hurt one.
 //! Those in core and in the drivers themselves are patches: `cargo xtask mutants`.
 
 mod admin;
@@ -25,7 +26,8 @@ use self::admin::BadAdmin;
 use self::consumer::BadConsumer;
 use self::defect::{Defect, Turn};
 use self::producer::BadProducer;
-use self::table::{NOTICED, PATCHED, UNPLANTED};
+use self::table::{HURT, NOTICED, PATCHED, UNPLANTED};
+use super::backends;
 use super::harness::{Harness, MemoryHarness, Victim, memory_victim};
 use super::manifest::{Case, manifest};
 use super::runner::outcome;
@@ -34,14 +36,46 @@ use crate::brokers::Broker;
 
 /// A row that takes longer has noticed something.
 const LIMIT: Duration = Duration::from_secs(20);
+/// As that, of rows that wait for a broker.
+const HURT_LIMIT: Duration = Duration::from_secs(120);
 /// Rows at once: most of them wait.
 const AT_ONCE: usize = 32;
 
-/// The in-memory driver with a defect.
+/// A driver with a defect.
 #[derive(Debug)]
 struct BadBackend {
-    inner: MemoryBackend,
+    inner: Arc<dyn Backend>,
+    /// What the client listens to.
+    context: Context,
     defect: Defect,
+}
+
+impl BadBackend {
+    fn client(inner: Arc<dyn Backend>, defect: Defect, options: ClientOptions) -> Client {
+        let context = match defect {
+            Defect::EventsLost => Context::default(),
+            _ => inner.context().clone(),
+        };
+        Client::new(Self { inner, context, defect }, options)
+    }
+}
+
+/// Separates a URL from the name of the defect that is planted behind it.
+const MARK: char = '#';
+
+/// Connects to what a URL names, through a driver with the defect that it is marked with, if any.
+pub(super) async fn connect(url: impl AsRef<str>) -> mq::Result<Client> {
+    connect_with(url, ClientOptions::default()).await
+}
+
+/// As [`connect`], with options.
+pub(super) async fn connect_with(url: impl AsRef<str>, options: ClientOptions) -> mq::Result<Client> {
+    let (url, defect) = url.as_ref().split_once(MARK).unwrap_or((url.as_ref(), ""));
+    let backend = mq::backend(url, Context::default()).await?;
+    Ok(match Defect::named(defect) {
+        Some(defect) => BadBackend::client(backend, defect, options),
+        None => Client::of(backend, options),
+    })
 }
 
 #[async_trait]
@@ -51,7 +85,7 @@ impl Backend for BadBackend {
     }
 
     fn context(&self) -> &Context {
-        self.inner.context()
+        &self.context
     }
 
     fn max_message_size(&self) -> usize {
@@ -99,7 +133,7 @@ impl BadHarness {
 
     fn connect(&self, options: ClientOptions) -> (MemoryBackend, Client) {
         let inner = self.broker.backend(MemoryConfig::default(), Context::default());
-        (inner.clone(), Client::new(BadBackend { inner, defect: self.defect }, options))
+        (inner.clone(), BadBackend::client(Arc::new(inner), self.defect, options))
     }
 }
 
@@ -146,18 +180,56 @@ pub async fn unnoticed() -> Vec<String> {
     tried.buffer_unordered(AT_ONCE).filter_map(async |wrong| wrong).collect().await
 }
 
-/// Tells for each row what it must notice, and fails if one does not.
-pub(super) async fn report() -> Result<()> {
+/// Tells for each row what it must notice, and fails if one does not; with filters, of those rows that hurt a broker
+/// whose names contain one.
+pub(super) async fn report(filters: &[String]) -> Result<()> {
+    let chosen = |row: &str| filters.is_empty() || filters.iter().any(|filter| row.contains(filter));
+    if !filters.is_empty() {
+        let wrong = unnoticed_on_brokers(chosen).await?;
+        ensure!(wrong.is_empty(), "{wrong:#?}");
+        return Ok(());
+    }
     for (defect, rows) in NOTICED {
         rows.iter().for_each(|row| println!("{row}: {}", defect.says()));
     }
     PATCHED.iter().for_each(|(row, patch)| println!("{row}: `cargo xtask mutants {patch}`"));
     UNPLANTED.iter().for_each(|(row, why)| println!("{row}: none; {why}"));
-    let wrong = unnoticed().await;
-    let planted: usize = NOTICED.iter().map(|(_, rows)| rows.len()).sum();
+    let mut wrong = unnoticed().await;
+    wrong.extend(unnoticed_on_brokers(chosen).await?);
+    let rows = NOTICED.iter().map(|(_, rows)| rows.len()).chain(HURT.iter().map(|(_, _, rows)| rows.len()));
+    let planted: usize = rows.sum();
     println!("{planted} rows on planted drivers, {} of them wrong", wrong.len());
     ensure!(wrong.is_empty(), "{wrong:#?}");
     Ok(())
+}
+
+/// Runs the rows that hurt a broker on real drivers with defects, one after the other; returns what is wrong.
+async fn unnoticed_on_brokers(chosen: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+    let cases: BTreeMap<&str, Case> = manifest().into_iter().map(|case| (case.id, case)).collect();
+    let mut wrong = Vec::new();
+    for (backend, defect, rows) in HURT {
+        let rows: Vec<&str> = rows.iter().copied().filter(|row| chosen(row)).collect();
+        if rows.is_empty() {
+            continue;
+        }
+        let harness = backends::of(backend).await?.marked(format!("{MARK}{defect:?}"));
+        let harness = Arc::new(harness);
+        for row in rows {
+            let (outcome, error) = outcome(&cases[row], harness.clone(), 1, 1, HURT_LIMIT).await;
+            let noticed = outcome == "fail";
+            println!("{backend}::{row}: {}: {outcome} {}", defect.says(), error.unwrap_or_default());
+            if !noticed {
+                wrong.push(format!("{backend}::{row} passes though {}", defect.says()));
+            }
+            // A row that fails may leave its broker as it is.
+            if let Some(broker) = harness.broker() {
+                drop(broker.unpause().await);
+                drop(broker.start().await);
+                broker.wait_until_ready().await?;
+            }
+        }
+    }
+    Ok(wrong)
 }
 
 async fn fails(case: Case, defect: Defect) -> bool {
