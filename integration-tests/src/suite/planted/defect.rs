@@ -74,6 +74,7 @@ defects! {
     DerivedListed: "derived topics are listed";
     PeekEmpty: "a peek shows nothing";
     PendingEmpty: "nothing is listed as pending";
+    MissingUntold: "what is not there is not told to be missing";
     EventsLost: "the driver's events reach nobody";
     CancelForgotten: "a delayed message that was taken back comes";
 }

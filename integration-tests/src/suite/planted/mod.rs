@@ -26,7 +26,7 @@ use self::admin::BadAdmin;
 use self::consumer::BadConsumer;
 use self::defect::{Defect, Turn};
 use self::producer::BadProducer;
-use self::table::{HURT, NOTICED, PATCHED, UNPLANTED};
+use self::table::{HURT, NOTICED, PATCHED};
 use super::backends;
 use super::harness::{Harness, MemoryHarness, Victim, memory_victim};
 use super::manifest::{Case, manifest};
@@ -193,7 +193,6 @@ pub(super) async fn report(filters: &[String]) -> Result<()> {
         rows.iter().for_each(|row| println!("{row}: {}", defect.says()));
     }
     PATCHED.iter().for_each(|(row, patch)| println!("{row}: `cargo xtask mutants {patch}`"));
-    UNPLANTED.iter().for_each(|(row, why)| println!("{row}: none; {why}"));
     let mut wrong = unnoticed().await;
     wrong.extend(unnoticed_on_brokers(chosen).await?);
     let rows = NOTICED.iter().map(|(_, rows)| rows.len()).chain(HURT.iter().map(|(_, _, rows)| rows.len()));

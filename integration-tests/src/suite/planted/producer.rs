@@ -81,6 +81,11 @@ impl Producer for BadProducer {
             _ => self.inner.send(batch).await,
         };
         verdicts.truncate(size);
+        if self.defect == Defect::MissingUntold {
+            for error in verdicts.iter_mut().filter_map(|verdict| verdict.as_mut().err()) {
+                *error = error.duplicate().with_kind(ErrorKind::Unroutable);
+            }
+        }
         if self.defect == Defect::BatchReversed {
             verdicts.reverse();
         }
