@@ -247,14 +247,14 @@ pub(super) const PATCHED: &[(&str, &str)] = &[
     ("observe.cuts", "observe_old_gauges_kept"),
     ("publish.oversized_is_refused", "core_size_not_checked"),
     ("publish.reserved_headers_are_refused", "core_reserved_headers_taken"),
-    ("publish.send_after_close", "core_closed_takes_sends"),
+    ("publish.send_after_close", "core_closed_is_retryable"),
     ("publish.full_window_waits", "core_window_not_full"),
     ("publish.limits_are_exact", "core_key_one_too_long"),
-    ("lifecycle.receive_after_close", "core_receive_after_close_waits"),
+    ("lifecycle.receive_after_close", "core_closed_receive_is_retryable"),
     ("lifecycle.close_many_times", "core_second_close_fails"),
     ("lifecycle.cannot_connect", "core_unknown_keys_pass"),
-    ("lifecycle.secrets_are_not_shown", "core_password_shown"),
-    ("settle.acked_before_the_hand_over", "core_acked_handed_twice"),
+    ("lifecycle.secrets_are_not_shown", "memory_password_shown"),
+    ("settle.acked_before_the_hand_over", "core_acked_and_lost"),
     ("operator.credentials_revoked", "redis_refused_is_unavailable"),
 ];
 
