@@ -127,7 +127,8 @@ impl Delivery {
     /// Not looked at: this subscriber's next receive returns it, as if it had not been received. No attempt is
     /// counted and no broker asked. Of several, put the last one back first, and they keep their order.
     ///
-    /// If the lease ran out this does nothing: the message comes again anyway.
+    /// If the lease ran out this does nothing: the message comes again anyway. Once the subscriber is closed it is
+    /// given back, but with [`AckMode::Auto`](crate::AckMode::Auto) lost: the broker no longer has it.
     pub fn put_back(mut self) {
         self.settled = true;
         self.shared.put_back(self.key, self.incoming.clone());

@@ -74,11 +74,16 @@ impl Faulty {
     /// Undoes what a row that ended half-way left.
     pub(super) async fn recover(&self) -> Result<()> {
         self.proxy().heal().await?;
-        // They fail where there is nothing to undo.
-        drop(self.broker().unpause().await);
-        drop(self.broker().start().await);
-        self.broker().wait_until_ready().await
+        recover(self.broker()).await
     }
+}
+
+/// Undoes what a row that ended half-way left of a broker.
+pub(super) async fn recover(broker: &Broker) -> Result<()> {
+    // They fail where there is nothing to undo.
+    drop(broker.unpause().await);
+    drop(broker.start().await);
+    broker.wait_until_ready().await
 }
 
 fn join(url: &str, queries: &[&str]) -> String {

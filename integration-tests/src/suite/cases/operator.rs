@@ -296,15 +296,10 @@ async fn full(
     refused(publisher, Message::new("too much")).await?;
     let mut acks = Box::pin(futures_util::future::try_join_all(held.into_iter().map(mq::Delivery::ack)));
     // Longer than a session: whoever cannot tell that it lives would be taken for dead.
-    let wait = tokio::time::sleep(Duration::from_secs(14));
-    let answered = tokio::select! {
-        answers = &mut acks => Some(answers),
-        () = wait => None,
-    };
-    match answered {
-        Some(answers) => answers.map(|_| None).map_err(Into::into),
-        None if redis => Ok(Some(async { acks.await.map(drop) })),
-        None => Err(anyhow!("acks wait for the disk")),
+    match tokio::time::timeout(Duration::from_secs(14), &mut acks).await {
+        Ok(answers) => answers.map(|_| None).map_err(Into::into),
+        Err(_) if redis => Ok(Some(async { acks.await.map(drop) })),
+        Err(_) => Err(anyhow!("acks wait for the disk")),
     }
 }
 

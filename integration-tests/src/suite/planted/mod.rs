@@ -28,6 +28,7 @@ use self::defect::{Defect, Turn};
 use self::producer::BadProducer;
 use self::table::{HURT, NOTICED, PATCHED};
 use super::backends;
+use super::faulty::recover;
 use super::harness::{Harness, MemoryHarness, Victim, memory_victim};
 use super::manifest::{Case, manifest};
 use super::runner::outcome;
@@ -220,11 +221,8 @@ async fn unnoticed_on_brokers(chosen: impl Fn(&str) -> bool) -> Result<Vec<Strin
             if !noticed {
                 wrong.push(format!("{backend}::{row} passes though {}", defect.says()));
             }
-            // A row that fails may leave its broker as it is.
             if let Some(broker) = harness.broker() {
-                drop(broker.unpause().await);
-                drop(broker.start().await);
-                broker.wait_until_ready().await?;
+                recover(broker).await?;
             }
         }
     }
