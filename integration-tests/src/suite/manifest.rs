@@ -279,9 +279,9 @@ pub fn manifest() -> Vec<Case> {
         Hurts 9 "operator.trimmed_before_read" operator::trimmed_before_read: "messages removed before a group read them are an event, and what follows comes";
         Hurts 9 "operator.trimmed_while_read" operator::trimmed_while_read: "messages removed while a member reads come all the same, or an event tells of them";
         Hurts 3 "operator.trimmed_elsewhere" operator::trimmed_elsewhere: "messages trimmed from one partition cost those held of another no attempt";
-        Hurts 10 "operator.out_of_memory" operator::out_of_memory: "a broker without memory takes no more, and lets deliver and ack what it holds; with memory all goes on";
-        Hurts 10 "operator.disk_full" operator::disk_full: "a broker whose disk is full takes no more; what is acked meanwhile is acked, at once or when there is room, and all goes on";
-        Hurts 1 "operator.queue_full" operator::queue_full: "one of two groups' queues is full: what it refuses is never said to be stored, what is confirmed comes to both";
+        Hurts 10 "operator.out_of_memory" operator::limits::out_of_memory: "a broker without memory takes no more, and lets deliver and ack what it holds; with memory all goes on";
+        Hurts 10 "operator.disk_full" operator::limits::disk_full: "a broker whose disk is full takes no more; what is acked meanwhile is acked, at once or when there is room, and all goes on";
+        Hurts 1 "operator.queue_full" operator::limits::queue_full: "one of two groups' queues is full: what it refuses is never said to be stored, what is confirmed comes to both";
         Hurts 9 "operator.ack_timeout" operator::ack_timeout: "a message that the broker takes back because it was not acked in time: an event says so, its holder's ack is stale, it comes again";
         Hurts 9 "operator.credentials_revoked" operator::credentials_revoked: "a user that is removed: both sides end as Unauthorized within 10 s, and no password shows";
         Hurts 9 "observe.cuts" observe::cuts: "a broker that is away is not up and its gauges are gone; lost and restored connections are counted";
