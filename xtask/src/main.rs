@@ -8,6 +8,7 @@ mod mutants;
 mod observe;
 mod process;
 mod run;
+mod select;
 mod steps;
 mod test;
 

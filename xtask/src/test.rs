@@ -1,5 +1,6 @@
 //! Every check, in order of how soon it can fail.
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -7,9 +8,12 @@ use anyhow::{Context, Result};
 
 use crate::run::Run;
 use crate::steps::{Report, Step};
-use crate::{build_tools, engine, images, observe, process};
+use crate::{build_tools, engine, images, observe, process, select};
 
 const ALL: [&str; 2] = ["--workspace", "--all-features"];
+const UNIT: &[&str] = &["--lib", "--bins", "--examples"];
+const DOC: &[&str] = &["--doc"];
+const INTEGRATION: &[&str] = &["--test", "*"];
 
 /// What to check.
 #[derive(Debug, clap::Args)]
@@ -24,7 +28,7 @@ pub(crate) struct Options {
     /// Go on after a step failed
     #[arg(long)]
     no_fail_fast: bool,
-    /// Run only tests whose name contains one of these, and no other check
+    /// Run only tests whose name contains one of these, and no other check; it is an error if there is none
     filter: Vec<String>,
 }
 
@@ -32,6 +36,9 @@ pub(crate) struct Options {
 pub(crate) fn test(options: &Options) -> Result<ExitCode> {
     let mut report = Report::new(options.no_fail_fast);
     build_tools::ensure()?;
+    if !options.filter.is_empty() {
+        ensure_some_is_selected(options)?;
+    }
     let plain = |_: &mut _| Ok(());
     for step in without_brokers(options)? {
         report.run(step, plain);
@@ -44,6 +51,18 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
     }
     report.print();
     Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn ensure_some_is_selected(options: &Options) -> Result<()> {
+    eprintln!("looking for tests by name");
+    let kinds: &[&[&str]] = &[UNIT, DOC, INTEGRATION];
+    let kinds = if options.quick { &kinds[..2] } else { kinds };
+    let listing =
+        |kind: &&[&str]| select::listing(&[&["test", "--quiet"], &ALL[..], kind].concat(), &options.filter);
+    let mut interleavings =
+        select::listing(&["test", "--manifest-path", process::INTERLEAVINGS], &options.filter);
+    interleavings.env("CARGO_TARGET_DIR", interleavings_target()?);
+    select::ensure_some(kinds.iter().map(listing).chain([interleavings]), &options.filter)
 }
 
 fn without_brokers(options: &Options) -> Result<Vec<Step>> {
@@ -62,8 +81,8 @@ fn without_brokers(options: &Options) -> Result<Vec<Step>> {
         steps.push(interleavings("interleavings, lints", "clippy", &["--tests", "--", "-D", "warnings"])?);
     }
     steps.push(interleavings("interleavings", "test", &["--quiet", "--"])?.args(&options.filter));
-    steps.push(tests("unit tests", &["--lib", "--bins", "--examples"], options));
-    steps.push(tests("doc tests", &["--doc"], options));
+    steps.push(tests("unit tests", UNIT, options));
+    steps.push(tests("doc tests", DOC, options));
     Ok(steps)
 }
 
@@ -84,7 +103,7 @@ fn rules(report: &mut Report) {
 }
 
 fn with_brokers(options: &Options, report: &mut Report) -> Result<()> {
-    let mut step = tests("integration tests", &["--test", "*"], options);
+    let mut step = tests("integration tests", INTEGRATION, options);
     if options.long {
         step = step.env("MQ_LONG", "1");
     }
@@ -133,9 +152,12 @@ fn lints() -> Step {
 
 /// A command on the workspace in `interleavings/`.
 fn interleavings(name: &str, command: &str, args: &[&str]) -> Result<Step> {
-    let target = process::target_directory()?.join("interleavings");
     let manifest = [command, "--manifest-path", process::INTERLEAVINGS];
-    Ok(Step::cargo(name, &manifest).args(args).env("CARGO_TARGET_DIR", target))
+    Ok(Step::cargo(name, &manifest).args(args).env("CARGO_TARGET_DIR", interleavings_target()?))
+}
+
+fn interleavings_target() -> Result<PathBuf> {
+    Ok(process::target_directory()?.join("interleavings"))
 }
 
 fn docs() -> Step {

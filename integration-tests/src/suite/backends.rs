@@ -39,13 +39,16 @@ fn target_folder() -> Option<PathBuf> {
     program.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists()).map(PathBuf::from)
 }
 
-/// Returns whether any row of these backends is selected by `filters`; all are by none.
+/// Returns the names, `BACKEND::ROW`, of the rows that `filters` select; none select all.
 #[must_use]
-pub fn selects(filters: &[String]) -> bool {
-    let names = || std::iter::once("memory").chain(BOUNDS.iter().map(|(_, name, ..)| *name));
-    let selected = |name: String| filters.iter().any(|filter| name.contains(filter));
-    filters.is_empty()
-        || manifest().iter().any(|case| names().any(|name| selected(format!("{name}::{}", case.id))))
+pub fn selected(filters: &[String]) -> Vec<String> {
+    let backends = || std::iter::once("memory").chain(BOUNDS.iter().map(|(_, name, ..)| *name));
+    let mut names = Vec::new();
+    for case in manifest() {
+        names.extend(backends().map(|backend| format!("{backend}::{}", case.id)));
+    }
+    names.retain(|name| filters.is_empty() || filters.iter().any(|filter| name.contains(filter)));
+    names
 }
 
 async fn harnesses(filters: &[String]) -> Result<Vec<Arc<dyn Harness>>> {

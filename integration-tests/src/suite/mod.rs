@@ -19,7 +19,7 @@ mod planted;
 mod runner;
 mod victim;
 
-pub use backends::{run_all_backends, selects};
+pub use backends::{run_all_backends, selected};
 pub use context::Context;
 pub use faulty::Faulty;
 pub use gaps::GAPS;

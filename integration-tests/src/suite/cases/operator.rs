@@ -2,7 +2,6 @@
 
 pub(crate) mod limits;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
