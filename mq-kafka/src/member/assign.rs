@@ -17,52 +17,15 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtoc
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionListElem};
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientConfig, ClientContext, TopicPartitionList};
+use rdkafka::{ClientContext, TopicPartitionList};
 use tokio::sync::oneshot;
 
 use super::books::Ownership;
 use super::poll::{Command, Queue};
-use super::{Native, Opening, Shared, Source};
-use crate::config::KafkaConfig;
+use super::{Native, Shared, Source};
 use crate::connection::ANSWER;
 use crate::error::from_native;
 use crate::tracker::Tracker;
-
-/// A member is out when it did not poll for so long; the events thread polls all the time.
-const POLL_INTERVAL: Duration = Duration::from_secs(120);
-
-/// Messages of a partition that the native client reads ahead, in whole fetches and within the bytes. Each costs it
-/// some hundred bytes: with 200,000 they come from fresh memory instead of from caches, which took a quarter
-/// of the rate; with 10,000 it waits for the broker, which took a third.
-const READ_AHEAD: &str = "30000";
-
-/// A fetch takes this part of a partition's bytes: fetched bytes are compressed, the queue's are not.
-const FETCHES: usize = 16;
-
-/// Returns the settings of a member's native consumer.
-pub(super) fn native_config(config: &KafkaConfig, opening: &Opening) -> ClientConfig {
-    let session = config.session_timeout;
-    // Each partition has a queue of its own, and each of these the whole limit.
-    let share = (2 * opening.prefetch.bytes / opening.partitions.max(1) / 1024).clamp(1 << 10, 32 << 10);
-    let strategy = if opening.ordered { "range" } else { "cooperative-sticky" };
-    let mut native = config.native();
-    native
-        .set("group.id", &opening.group)
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("auto.offset.reset", "error")
-        .set("isolation.level", "read_committed")
-        .set("partition.assignment.strategy", strategy)
-        .set("session.timeout.ms", session.as_millis().to_string())
-        .set("heartbeat.interval.ms", (session / 10).as_millis().clamp(100, 3000).to_string())
-        .set("max.poll.interval.ms", POLL_INTERVAL.max(session).as_millis().to_string())
-        .set("fetch.queue.backoff.ms", "10")
-        .set("fetch.wait.max.ms", "100")
-        .set("fetch.message.max.bytes", (share * 1024 / FETCHES).min(1 << 20).to_string())
-        .set("queued.min.messages", READ_AHEAD)
-        .set("queued.max.messages.kbytes", share.to_string());
-    native
-}
 
 /// What the native consumer calls back, on the events thread.
 pub(crate) struct MemberContext {

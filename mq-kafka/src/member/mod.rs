@@ -9,6 +9,7 @@ mod books;
 mod commit;
 mod events;
 mod gone;
+mod native;
 mod poll;
 
 use std::fmt;
@@ -100,7 +101,8 @@ pub(crate) struct Shared {
     /// There may be something to commit, or a commit was answered.
     changed: Condvar,
     arrived: Arc<Notify>,
-    spent: Spent,
+    /// What is done with, if its memory is used again: not where it is to be saved.
+    spent: Option<Spent>,
     /// The poll thread waits for room.
     hungry: AtomicBool,
     poller: Mutex<Option<Thread>>,
@@ -142,7 +144,7 @@ impl fmt::Debug for Opening {
 impl Member {
     /// Joins the group.
     pub(crate) fn open(inner: &Arc<Inner>, opening: Opening) -> Result<Self> {
-        let config = assign::native_config(&inner.config, &opening);
+        let config = native::config(&inner.config, &opening);
         let shared = Arc::new(Shared {
             inner: inner.clone(),
             group: opening.group,
@@ -152,7 +154,7 @@ impl Member {
             books: Mutex::new(Books::new(opening.prefetch)),
             changed: Condvar::new(),
             arrived: opening.common.arrived,
-            spent: opening.common.spent,
+            spent: (!native::saves_memory(opening.prefetch.bytes)).then_some(opening.common.spent),
             hungry: AtomicBool::new(false),
             poller: Mutex::default(),
             native: Mutex::default(),

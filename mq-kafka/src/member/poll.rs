@@ -90,8 +90,10 @@ fn drain(shared: &Shared, queue: &Queue, memory: &mut Memory) -> bool {
     }
     queue.ready.store(false, Ordering::Release);
     let source = &shared.sources[queue.source];
-    if memory.spent.is_empty() {
-        memory.spent = shared.spent.take();
+    if memory.spent.is_empty()
+        && let Some(spent) = &shared.spent
+    {
+        memory.spent = spent.take();
     }
     let mut messages = Vec::new();
     let mut bytes = 0;
