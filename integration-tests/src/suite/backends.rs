@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::harness::{BrokerHarness, Harness, MemoryHarness};
 use super::manifest::manifest;
-use super::runner::Options;
+use super::runner::{Options, is_selected};
 use crate::brokers::{self, Broker, BrokerKind};
 
 /// The bounds within which the backends give a dead process's messages back, with the settings used here.
@@ -42,20 +42,22 @@ fn target_folder() -> Option<PathBuf> {
 /// Returns the names, `BACKEND::ROW`, of the rows that `filters` select; none select all.
 #[must_use]
 pub fn selected(filters: &[String]) -> Vec<String> {
-    let backends = || std::iter::once("memory").chain(BOUNDS.iter().map(|(_, name, ..)| *name));
-    let mut names = Vec::new();
+    let mut rows = Vec::new();
     for case in manifest() {
-        names.extend(backends().map(|backend| format!("{backend}::{}", case.id)));
+        rows.extend(names().map(|backend| format!("{backend}::{}", case.id)));
     }
-    names.retain(|name| filters.is_empty() || filters.iter().any(|filter| name.contains(filter)));
-    names
+    rows.retain(|name| is_selected(name, filters));
+    rows
+}
+
+/// The names of the backends.
+fn names() -> impl Iterator<Item = &'static str> {
+    std::iter::once("memory").chain(BOUNDS.iter().map(|(_, name, ..)| *name))
 }
 
 async fn harnesses(filters: &[String]) -> Result<Vec<Arc<dyn Harness>>> {
-    let names: Vec<&str> =
-        std::iter::once("memory").chain(BOUNDS.iter().map(|(_, name, ..)| *name)).collect();
     let named = |name: &str| filters.iter().any(|filter| filter.starts_with(name));
-    let all = !names.iter().any(|name| named(name));
+    let all = !names().any(named);
     let mut harnesses: Vec<Arc<dyn Harness>> = Vec::new();
     if all || named("memory") {
         harnesses.push(Arc::new(MemoryHarness::default()));

@@ -66,7 +66,7 @@ pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> 
     for case in manifest() {
         for harness in harnesses {
             let name = format!("{}::{}", harness.name(), case.id);
-            if options.filters.is_empty() || options.filters.iter().any(|filter| name.contains(filter)) {
+            if is_selected(&name, &options.filters) {
                 let times = if case.kind == Kind::Hurts { options.repeat.unwrap_or(1) } else { 1 };
                 jobs.extend((0..times).map(|_| (case.clone(), harness.clone())));
             }
@@ -89,6 +89,11 @@ pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> 
         .collect();
     rows.extend(stream::select_all(hurting).collect::<Vec<_>>().await);
     rows
+}
+
+/// Whether a row, `BACKEND::ROW`, is one that filters select; none select all.
+pub(super) fn is_selected(name: &str, filters: &[String]) -> bool {
+    filters.is_empty() || filters.iter().any(|filter| name.contains(filter))
 }
 
 async fn row(case: Case, harness: Arc<dyn Harness>, seed: u64, histories: u32) -> Row {

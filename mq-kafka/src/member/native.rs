@@ -28,10 +28,10 @@ fn queue_and_fetch(window: usize, partitions: usize) -> (usize, usize) {
     let share = window / partitions.max(1) / 1024;
     if saves_memory(window) {
         let queue = share.max(1 << 8);
-        return (queue, (queue << 10 >> 6).max(16 << 10));
+        return (queue, (queue * 1024 / 64).max(16 << 10));
     }
     let queue = (2 * share).clamp(1 << 10, 32 << 10);
-    (queue, (queue << 10 >> 4).min(1 << 20))
+    (queue, (queue * 1024 / 16).min(1 << 20))
 }
 
 /// Returns the settings of a member's native consumer.
