@@ -31,14 +31,15 @@ pub(crate) const INTERLEAVINGS: &str = "interleavings/Cargo.toml";
 /// Prepares the cargo that runs this tool.
 pub(crate) fn cargo<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(args).current_dir(root());
+    // A failed test says what failed; where its error was made is fifty lines that push the rest out of a log.
+    command.args(args).current_dir(root()).env("RUST_LIB_BACKTRACE", "0");
     command
 }
 
 /// Prepares a program that cargo built, such as `debug/conformance`.
 pub(crate) fn built(name: &str) -> Result<Command> {
     let mut command = Command::new(target_directory()?.join(name));
-    command.current_dir(root());
+    command.current_dir(root()).env("RUST_LIB_BACKTRACE", "0");
     Ok(command)
 }
 

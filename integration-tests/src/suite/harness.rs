@@ -44,6 +44,11 @@ pub trait Harness: Send + Sync + 'static {
         false
     }
 
+    /// How long an ack that was answered may be in the broker's memory alone: killed in that time, it delivers again.
+    fn ack_lag(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// URLs that cannot work, each with what is wrong and the kind of error that it must give.
     fn broken_urls(&self) -> Vec<(&'static str, String, ErrorKind)>;
 
@@ -226,6 +231,11 @@ impl Harness for BrokerHarness {
 
     fn leave_may_count(&self) -> bool {
         self.name == "rabbitmq"
+    }
+
+    fn ack_lag(&self) -> Duration {
+        // The channel answers when it has handed the ack to the queue, which writes it by itself.
+        if self.name == "rabbitmq" { Duration::from_secs(1) } else { Duration::ZERO }
     }
 
     fn broken_urls(&self) -> Vec<(&'static str, String, ErrorKind)> {

@@ -81,10 +81,15 @@ pub(crate) async fn close_makes_room_at_once(context: Context) -> Result<Verdict
         first.close(Duration::from_secs(10)).await?;
         let begun = Instant::now();
         let next = context.subscribe(&topic, "g").await?;
+        let opened = begun.elapsed();
         publisher.send(Message::new("m")).await?;
+        let sent = begun.elapsed();
         one(&next).await?.ack().await?;
         let took = begun.elapsed();
-        ensure!(took < Duration::from_secs(3), "after a close at the age of {age} ms it took {took:?}");
+        ensure!(
+            took < Duration::from_secs(3),
+            "after a close at the age of {age} ms it took {took:?}: opened after {opened:?}, sent after {sent:?}"
+        );
         next.close(Duration::from_secs(10)).await?;
     }
     Ok(Verdict::Pass)

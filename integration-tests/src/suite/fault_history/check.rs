@@ -106,7 +106,7 @@ fn repeated(records: &Records, sent: Time, visits: &[&Came]) -> Vec<String> {
             let dropped = visits[..place].iter().any(|came| matches!(came.act, Some((_, Act::Drop))));
             let answered = before.answer.as_ref().filter(|_| !dropped).map(|(at, _)| *at);
             let over = answered.map_or(came.at, |at| at.min(came.at));
-            if !given_back && !records.fault_between(sent, over) {
+            if !given_back && !records.fault_between(sent, over) && !records.undone(over) {
                 wrong.push(format!("came again at {:?} though nothing explains it", came.at));
             }
         }

@@ -68,6 +68,22 @@ fn a_retry_that_never_comes_back_is_lost() {
 }
 
 #[test]
+fn a_broker_that_dies_may_undo_the_acks_it_has_only_in_memory() {
+    let mut records = good();
+    // Acked at 144; the broker dies half a second later.
+    records.came.push(visit(4, 2, s(150), Act::Ack));
+    let begun = s(144) + Duration::from_millis(500);
+    records.faults.push(Window { what: Fault::Kill, begun, ended: s(151), over: s(152) });
+    finds(&records, 4, "came again at 150s though nothing explains it");
+    records.ack_lag = s(1);
+    accepts(&records);
+    records.faults[0].what = Fault::Cut;
+    finds(&records, 4, "came again at 150s though nothing explains it");
+    (records.faults[0].what, records.faults[0].begun) = (Fault::Kill, s(146));
+    finds(&records, 4, "came again at 150s though nothing explains it");
+}
+
+#[test]
 fn a_drop_may_be_settled_late_and_so_come_twice_beside_a_fault() {
     let mut records = good();
     records.came[4].act = Some((s(143), Act::Drop));

@@ -52,6 +52,11 @@ impl Fault {
         self != Self::Turnover
     }
 
+    /// Whether the broker's process ends.
+    pub(super) fn stops_broker(self) -> bool {
+        matches!(self, Self::Restart | Self::Kill)
+    }
+
     /// For how long after its end it may still show, where a dead member's messages are back within `session`.
     pub(super) fn grace(self, session: Duration) -> Duration {
         match self {

@@ -49,7 +49,7 @@ impl Play {
             settings: plan.settings(),
             spec: plan.spec(),
         };
-        let log = Arc::new(Log::new(plan.ordered));
+        let log = Arc::new(Log::new(plan.ordered, context.harness.ack_lag()));
         Self { context, faulty, plan, topic, place, log, members: Vec::new(), joined: 0 }
     }
 

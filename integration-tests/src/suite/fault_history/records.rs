@@ -64,6 +64,8 @@ pub(super) struct Records {
     pub(super) sent: Vec<Sent>,
     pub(super) came: Vec<Came>,
     pub(super) faults: Vec<Window>,
+    /// How long an answered ack may be in the broker's memory alone.
+    pub(super) ack_lag: Duration,
     /// From when to when members left in order, where the broker counts an attempt for what is under way then.
     pub(super) counted_leaves: Vec<(Time, Time)>,
     pub(super) letters: Vec<Letter>,
@@ -75,6 +77,12 @@ impl Records {
     /// Returns whether a fault shows between the two times.
     pub(super) fn fault_between(&self, from: Time, to: Time) -> bool {
         self.faults.iter().any(|fault| fault.begun <= to && from <= fault.over)
+    }
+
+    /// Returns whether a death of the broker may have undone what it answered at that time.
+    pub(super) fn undone(&self, answered: Time) -> bool {
+        let until = answered + self.ack_lag;
+        self.faults.iter().any(|fault| fault.what.stops_broker() && (answered..until).contains(&fault.begun))
     }
 
     /// Returns how many attempts members that left may have added to a message between the two times.
@@ -109,8 +117,8 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(ordered: bool) -> Self {
-        let records = Records { ordered, ..Records::default() };
+    pub(super) fn new(ordered: bool, ack_lag: Duration) -> Self {
+        let records = Records { ordered, ack_lag, ..Records::default() };
         Self { begun: SystemTime::now(), records: Mutex::new(records) }
     }
 
