@@ -14,12 +14,6 @@ pub const GAPS: &[(&str, &str, &str)] = &[
         "while other clients come and go deliveries were up to 1.4 s late; has passed since it runs alone",
     ),
     (
-        "kafka",
-        "lifecycle.close_makes_room_at_once",
-        "twice, beside others on 2 busy cores, the next member had its share after 5.7 and 5.9 s, where 3 are asked: about the \
-         session of 6 s; a suspect is told in DESIGN.md",
-    ),
-    (
         "rabbitmq",
         "delay.never_early_never_late",
         "beside a burst of 3,000 deliveries were up to 1.9 s late; has passed since it runs alone",

@@ -109,6 +109,10 @@ impl MemberContext {
         let lanes: Vec<Lane> =
             partitions.elements().iter().filter_map(|element| self.shared.lane(element)).collect();
         let lost = consumer.assignment_lost();
+        if lost {
+            // The group has forgotten the member, which joins it anew.
+            self.shared.joined.store(false, Ordering::Release);
+        }
         let leaving: Vec<Ownership> = {
             let mut books = self.shared.books.lock();
             lanes.iter().filter_map(|lane| Some((*lane, books.leave(*lane)?))).collect()
@@ -150,8 +154,15 @@ impl ConsumerContext for MemberContext {
         let applied = if self.retired.load(Ordering::Acquire) {
             consumer.unassign()
         } else if err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            self.assign(consumer, partitions);
-            if cooperative { consumer.incremental_assign(partitions) } else { consumer.assign(partitions) }
+            self.shared.joined.store(true, Ordering::Release);
+            let none = TopicPartitionList::new();
+            let taken = if self.shared.books.lock().is_closed() {
+                &none
+            } else {
+                self.assign(consumer, partitions);
+                partitions
+            };
+            if cooperative { consumer.incremental_assign(taken) } else { consumer.assign(taken) }
         } else {
             self.revoke(consumer, partitions);
             if cooperative { consumer.incremental_unassign(partitions) } else { consumer.unassign() }

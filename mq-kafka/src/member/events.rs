@@ -21,6 +21,9 @@ use crate::producer::release;
 /// How long an ending waits for the last commits.
 pub(super) const END: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
+/// How long a member that is closed while it joins waits for the group's answer. One that went before would stay
+/// in the group as a member to come (KIP-394) until the session ends, and all others would wait for it.
+const JOIN: Duration = Duration::from_secs(5);
 
 /// Starts the member's threads; the answer comes when it has left the group.
 pub(super) fn start(shared: &Arc<Shared>) -> Result<oneshot::Receiver<Result<()>>> {
@@ -62,7 +65,7 @@ impl Life {
             shared.config.create_with_context(context).map_err(|error| from_native(&error))?;
         let native = Arc::new(native);
         native.context().attach(&native);
-        *shared.native.lock() = Arc::downgrade(&native);
+        shared.joined.store(false, Ordering::Release);
         let topics: Vec<&str> = shared.sources.iter().map(|source| &*source.topic).collect();
         native.subscribe(&topics).map_err(|error| from_native(&error))?;
         let stopped = Arc::new(AtomicBool::new(false));
@@ -139,9 +142,14 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
 
 fn serve(shared: &Shared, native: &Native) -> End {
     let mut watch = Watch::default();
+    let mut closed = None;
     loop {
         if shared.books.lock().is_closed() {
-            return End::Closed;
+            let since = *closed.get_or_insert_with(Instant::now);
+            let joined = shared.joined.load(Ordering::Acquire);
+            if joined || shared.link.is_down() || since.elapsed() > JOIN {
+                return End::Closed;
+            }
         }
         if watch.sees_a_topic_gone(shared) {
             return End::Gone;

@@ -13,8 +13,8 @@ mod native;
 mod poll;
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -22,14 +22,13 @@ use mq_core::driver::{Budget, Fetched, Lane, Spent, Token};
 use mq_core::{GroupName, Result};
 use parking_lot::{Condvar, Mutex};
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::BaseConsumer;
 use tokio::sync::{Notify, oneshot};
 
 use crate::codec::Name;
 use crate::connection::Inner;
 use crate::link::Link;
 use crate::metadata::Kept;
-use crate::producer::release;
 pub(crate) use assign::{MemberContext, metadata};
 use books::Books;
 pub(crate) use books::{Ownership, Standing};
@@ -106,8 +105,8 @@ pub(crate) struct Shared {
     /// The poll thread waits for room.
     hungry: AtomicBool,
     poller: Mutex<Option<Thread>>,
-    /// The native consumer of this life of the member.
-    native: Mutex<Weak<Native>>,
+    /// The group has answered this life of the member, which is known by an id since.
+    joined: AtomicBool,
     config: ClientConfig,
     link: Link,
     /// A topic may be gone.
@@ -157,7 +156,7 @@ impl Member {
             spent: (!native::saves_memory(opening.prefetch.bytes)).then_some(opening.common.spent),
             hungry: AtomicBool::new(false),
             poller: Mutex::default(),
-            native: Mutex::default(),
+            joined: AtomicBool::new(false),
             config,
             link: Link::new("consumer", inner.context.events.clone()),
             doubtful: AtomicBool::new(false),
@@ -225,18 +224,13 @@ impl Member {
         }
     }
 
+    /// Has the events thread end the member: it looks once a poll. Nothing else may let the native consumer
+    /// unsubscribe: one that is closed while it gives its partitions up for another reason forgets to leave the
+    /// group (librdkafka 2.12.1, cooperative), which waits for it until the session ends.
     fn stop(&self) {
         self.shared.books.lock().close();
         self.shared.changed.notify_all();
         self.shared.arrived.notify_one();
-        let native = self.shared.native.lock().upgrade();
-        if let Some(native) = native {
-            // Wakes the events thread with a revocation.
-            native.unsubscribe();
-            if let Some(last) = Arc::into_inner(native) {
-                release(last);
-            }
-        }
     }
 }
 
