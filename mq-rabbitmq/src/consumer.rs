@@ -43,6 +43,8 @@ pub(crate) struct RabbitConsumer {
     session: Mutex<Option<Arc<Session>>>,
     closed: AtomicBool,
     closing: Notify,
+    /// It has joined again.
+    rejoined: Arc<Notify>,
     keeper: Mutex<Option<tokio::task::JoinHandle<()>>>,
     forwarding: Mutex<Option<Forwarding>>,
 }
@@ -64,6 +66,7 @@ impl RabbitConsumer {
             session: Mutex::default(),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
+            rejoined: Arc::default(),
             keeper: Mutex::default(),
             forwarding: Mutex::new(None),
             shared,
@@ -146,7 +149,10 @@ impl RabbitConsumer {
         loop {
             tokio::time::sleep(pause.next()).await;
             let error = match self.join(intake, None).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.rejoined.notify_one();
+                    return Ok(());
+                }
                 Err(error) if error.kind() == ErrorKind::NotFound => match self.rebuild().await {
                     Ok(true) => continue,
                     Ok(false) => return Err(error),
@@ -174,20 +180,22 @@ impl RabbitConsumer {
         Ok(rebuilt)
     }
 
-    /// Declares the topology again now and then: an exchange that goes takes its bindings along,
-    /// and no consumer is told.
+    /// Declares the topology again now and then, and as soon as the member has joined again: an exchange that goes
+    /// takes its bindings along, a broker that was killed may have forgotten some, and no consumer is told.
     fn keep(&self) -> tokio::task::JoinHandle<()> {
         let topology = self.shared.topology.clone();
         let events = self.shared.context.events.clone();
         let group = self.options.group.clone();
         let topics: Vec<_> = self.options.subscriptions.iter().map(|each| each.topic.clone()).collect();
+        let rejoined = self.rejoined.clone();
         tokio::spawn(async move {
             for look in 1u32.. {
-                tokio::time::sleep(LOOK.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+                let pause = LOOK.mul_f64(0.75 + fastrand::f64() / 2.0);
+                let again = tokio::time::timeout(pause, rejoined.notified()).await.is_ok();
                 for topic in &topics {
-                    let looked = match look % DECLARE {
-                        0 => topology.rebuild(topic, &group).await.map(|_| ()),
-                        _ => topology.look_after(topic, &group).await,
+                    let looked = match again || look % DECLARE == 0 {
+                        true => topology.rebuild(topic, &group).await.map(|_| ()),
+                        false => topology.look_after(topic, &group).await,
                     };
                     if let Err(error) = looked {
                         events.failed("looking after the topology", &error);

@@ -61,6 +61,19 @@ impl Operator<'_> {
         }
     }
 
+    /// Removes the route from a topic to a group's queue, and ends all connections.
+    pub(super) async fn remove_route(self, topic: &TopicName, group: &GroupName) -> Result<bool> {
+        if self.0.kind() != BrokerKind::RabbitMq {
+            return Ok(false);
+        }
+        let resource = |kind, name: &str| format!(r#"{{resource, <<"/">>, {kind}, <<"{name}">>}}"#);
+        let (from, to) =
+            (resource("exchange", topic.as_str()), resource("queue", &format!("{topic}..{group}")));
+        let binding = format!(r##"{{binding, {from}, <<"#">>, {to}, []}}"##);
+        self.rabbitmq(format!(r#"eval 'ok = rabbit_binding:remove({binding}, <<"operator">>).'"#)).await?;
+        self.rabbitmq("close_all_connections removed".into()).await
+    }
+
     /// Deletes all there is.
     pub(super) async fn delete_all(self) -> Result<bool> {
         match self.0.kind() {

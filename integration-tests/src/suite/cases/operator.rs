@@ -2,7 +2,7 @@
 
 pub(crate) mod limits;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use mq::{ErrorKind, Event, GroupSettings, Message, Publisher, Subscriber};
@@ -99,6 +99,22 @@ pub(crate) async fn everything_deleted(context: Context) -> Result<Verdict> {
 pub(crate) async fn everything_deleted_ordered(context: Context) -> Result<Verdict> {
     let settings = GroupSettings::default().ordered();
     rebuilt_after(&context, settings, async |operator, _| operator.delete_all().await).await
+}
+
+pub(crate) async fn route_removed(context: Context) -> Result<Verdict> {
+    let Some(broker) = context.harness.broker() else { return Ok(Verdict::Unsupported) };
+    let (topic, group) = (context.topic(), context.group("g"));
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let publisher = context.publisher(&topic).await?;
+    if !Operator(broker).remove_route(&topic, &group).await? {
+        return Ok(Verdict::Unsupported);
+    }
+    let begun = Instant::now();
+    go_on(&context, &publisher, &subscriber).await?;
+    // What is looked for now and then only has its turn 6 s after the opening, or later.
+    ensure!(begun.elapsed() < Duration::from_secs(4), "it took {:?}", begun.elapsed());
+    subscriber.close(Duration::from_secs(10)).await?;
+    Ok(Verdict::Pass)
 }
 
 pub(crate) async fn trimmed_before_read(context: Context) -> Result<Verdict> {
