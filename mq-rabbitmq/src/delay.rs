@@ -38,6 +38,7 @@ pub(crate) struct Delay {
     next: AtomicUsize,
     /// The rungs declared, and since when what their queues confirm may be believed.
     declared: Mutex<BTreeMap<usize, Instant>>,
+    opening: Mutex<()>,
 }
 
 /// From when on the confirmations of some lanes may be believed: what was published to them is
@@ -57,7 +58,13 @@ impl Firm {
 
 impl Delay {
     pub(crate) fn new(topology: Arc<Topology>, clock: Clock) -> Self {
-        Self { topology, clock, next: AtomicUsize::new(0), declared: Mutex::default() }
+        Self {
+            topology,
+            clock,
+            next: AtomicUsize::new(0),
+            declared: Mutex::default(),
+            opening: Mutex::default(),
+        }
     }
 
     /// Returns the rung a message waits on, or `None` if it goes to its target now.
@@ -92,8 +99,20 @@ impl Delay {
     }
 
     /// Declares the queue that all lanes let go into; returns whether it is new.
-    pub(crate) async fn declare_due(&self) -> Result<bool> {
+    async fn declare_due(&self) -> Result<bool> {
         self.declare(vec![(names::DUE.to_owned(), None)]).await
+    }
+
+    /// Declares that queue for who consumes it. While the broker still starts a queue for another client it says that
+    /// it is there, and ends the connection of who consumes it (4.0.5: `INTERNAL_ERROR`), with all that is held there.
+    pub(crate) async fn open_due(&self) -> Result<()> {
+        let _one = self.opening.lock().await;
+        self.declare_due().await?;
+        if self.topology.find_queue(names::DUE_OPEN).await?.is_none() {
+            tokio::time::sleep(FRESH).await;
+            self.topology.declare_record(names::DUE_OPEN).await?;
+        }
+        Ok(())
     }
 
     /// Declares queues that are always declared together, each with the time that it holds a message,

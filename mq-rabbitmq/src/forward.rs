@@ -165,7 +165,10 @@ impl Forward {
 
     /// Forwards until the channel ends or the task is stopped.
     async fn serve(&self, pause: &mut Pause, stopped: &mut watch::Receiver<bool>) -> Result<()> {
-        self.delay.declare_due().await?;
+        tokio::select! {
+            opened = self.delay.open_due() => opened?,
+            _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+        }
         let channel = tokio::select! {
             channel = self.link.channel(None) => channel?,
             _ = stopped.wait_for(|stop| *stop) => return Ok(()),

@@ -6,6 +6,8 @@ use mq_core::{GroupName, GroupSettings, MessageId, SEPARATOR, TopicName};
 
 /// The queue that delayed messages come out of.
 pub(crate) const DUE: &str = "mq.due";
+/// An empty queue that is there once the one before may be consumed.
+pub(crate) const DUE_OPEN: &str = "mq.due.open";
 
 /// Returns the queue of an unordered group.
 pub(crate) fn queue(topic: &TopicName, group: &GroupName) -> String {

@@ -44,6 +44,9 @@ pub(crate) struct Topology {
     groups: Mutex<HashMap<(TopicName, GroupName), Declared>>,
     /// The partitions of topics that were declared here.
     topics: Mutex<HashMap<TopicName, u32>>,
+    /// Had by who makes a group's queues: who consumes one that the broker still starts loses the connection, see
+    /// [`open_due`](crate::delay::Delay::open_due).
+    making: tokio::sync::Mutex<()>,
 }
 
 /// A group as it was declared here.
@@ -72,7 +75,14 @@ impl Queues {
 
 impl Topology {
     pub(crate) fn new(link: Arc<Link>, within: Duration, events: Events) -> Self {
-        Self { link, within, events, groups: Mutex::default(), topics: Mutex::default() }
+        Self {
+            link,
+            within,
+            events,
+            groups: Mutex::default(),
+            topics: Mutex::default(),
+            making: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Opens a channel for one piece of work.

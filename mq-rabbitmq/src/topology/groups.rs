@@ -72,10 +72,12 @@ impl Topology {
             wanted = found;
         }
         let queues = Queues::new(topic, group, wanted.lanes);
+        let making = self.making.lock().await;
         let fresh = !settings.ephemeral && self.find_queue(&queues.names[0]).await?.is_none();
         let channel = self.channel().await?;
         let declared = self.declare_queues(&channel, topic, group, &queues, settings).await;
         self.leave(&channel).await;
+        drop(making);
         declared?;
         if fresh {
             tokio::time::sleep(FRESH).await;

@@ -31,6 +31,12 @@ async fn until_event(events: &mut Receiver<Event>, wanted: impl Fn(&Event) -> bo
     tokio::time::timeout(PATIENCE, wait).await.map_err(|_| anyhow!("no event told of it in {PATIENCE:?}"))?
 }
 
+/// What the client's events have told by now.
+fn told(events: &mut Receiver<Event>) -> String {
+    let told: Vec<Event> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+    format!("the events: {told:?}")
+}
+
 /// Sends new messages until one of them comes.
 async fn go_on(context: &Context, publisher: &Publisher, subscriber: &Subscriber) -> Result<()> {
     let within = bound(context);
@@ -73,7 +79,7 @@ async fn rebuilt_after(
     let publisher = context.publisher(&topic).await?;
     send(&publisher, "before", 20).await?;
     for delivery in take(&subscriber, 20).await? {
-        delivery.ack().await?;
+        delivery.ack().await.with_context(|| told(&mut events))?;
     }
     if !hurt(Operator(broker), &topic).await? {
         return Ok(Verdict::Unsupported);
