@@ -38,6 +38,7 @@ pub(crate) struct Delay {
     next: AtomicUsize,
     /// The rungs declared, and since when what their queues confirm may be believed.
     declared: Mutex<BTreeMap<usize, Instant>>,
+    /// Had by who makes sure that what is due may be consumed.
     opening: Mutex<()>,
 }
 

@@ -150,11 +150,9 @@ fn serve(shared: &Shared, native: &Native) -> End {
             if joined || shared.link.is_down() || since.elapsed() > JOIN {
                 return End::Closed;
             }
-        }
-        if watch.sees_a_topic_gone(shared) {
+        } else if watch.sees_a_topic_gone(shared) {
             return End::Gone;
-        }
-        if shared.link.is_stranded() {
+        } else if shared.link.is_stranded() {
             shared.link.reset();
             return End::Stranded;
         }
