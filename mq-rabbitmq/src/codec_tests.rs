@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use mq_core::Terms;
 
 use super::*;
+use crate::passing::Passing;
 
 fn deliver(publication: Publication, returned: Option<i64>) -> Delivery {
     let Publication { exchange, routing_key, properties, payload, .. } = publication;

@@ -15,10 +15,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::backend::Shared;
-use crate::codec::{Passing, Publication};
+use crate::codec::Publication;
 use crate::connection::{Link, Pause};
 use crate::delay::Delay;
 use crate::names::{DUE, Target};
+use crate::passing::Passing;
 use crate::publish::Publisher;
 use crate::topology::Topology;
 

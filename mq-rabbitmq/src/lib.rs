@@ -15,6 +15,7 @@ mod hold;
 mod intake;
 mod kept;
 mod names;
+mod passing;
 mod producer;
 mod publish;
 mod record;

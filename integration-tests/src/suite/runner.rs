@@ -35,7 +35,7 @@ pub struct Options {
     pub json: Option<PathBuf>,
     /// How many histories with faults are played on each backend; `None` is two.
     pub histories: Option<u32>,
-    /// How often the rows that hurt a broker are run; `None` is once.
+    /// How often each row is run; `None` is once.
     pub repeat: Option<u32>,
     /// Do not end in failure for the rows listed as [`known gaps`](super::GAPS); they are run and reported all the same.
     pub known_gaps: bool,
@@ -67,8 +67,7 @@ pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> 
         for harness in harnesses {
             let name = format!("{}::{}", harness.name(), case.id);
             if is_selected(&name, &options.filters) {
-                let times = if case.kind == Kind::Hurts { options.repeat.unwrap_or(1) } else { 1 };
-                jobs.extend((0..times).map(|_| (case.clone(), harness.clone())));
+                jobs.extend((0..options.repeat.unwrap_or(1)).map(|_| (case.clone(), harness.clone())));
             }
         }
     }
@@ -148,7 +147,7 @@ Runs the rows whose BACKEND::NAME contains one of the filters, or all; on real b
   --list          shows the rows, with their points of the contract
   --seed N        repeats a run that failed
   --json FILE     writes the outcome of each row
-  --repeat N      of the rows that hurt a broker
+  --repeat N      how often each row is run
   --histories N   of the random histories with faults
   --long          200 of them
   --known-gaps    rows that are known to fail do not make the run fail

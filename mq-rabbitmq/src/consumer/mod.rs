@@ -1,17 +1,17 @@
 //! A member of a group.
 
-use std::collections::BTreeSet;
+mod join;
+mod leave;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
 use mq_core::driver::{
     Budget, Consumer, ConsumerOptions, Fetched, Revocation, Settlement, Subscription, Token,
 };
-use mq_core::{Clock, Error, ErrorKind, Event, Result};
+use mq_core::{Error, Event, Result};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -23,14 +23,8 @@ use crate::forward::Forwarding;
 use crate::intake::{Intake, Polled};
 use crate::names;
 use crate::record;
-use crate::settle::{Copy, Entry, Lane, Session};
+use crate::settle::Session;
 use crate::topology::no_group;
-use crate::window::{ORDERED_WINDOW, window};
-
-/// How often a member looks whether its topics are still there, and after how many looks it
-/// declares them and their groups again in any case.
-const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
-const DECLARE: u32 = 5;
 
 pub(crate) struct RabbitConsumer {
     shared: Arc<Shared>,
@@ -79,130 +73,6 @@ impl RabbitConsumer {
         *consumer.forwarding.lock() = Some(consumer.shared.forwarder.enter(&consumer.shared));
         *consumer.keeper.lock() = Some(consumer.keep());
         Ok(consumer)
-    }
-
-    /// Opens a channel and consumes all queues on it.
-    async fn join(&self, intake: &mut Intake, deadline: Option<Instant>) -> Result<()> {
-        let lanes = self.lanes().await?;
-        let topology = &self.shared.topology;
-        let channel = self.shared.consume.channel(deadline).await?;
-        topology.reply("starting transactions", channel.tx_select()).await?;
-        let mut streams = Vec::with_capacity(lanes.len());
-        let mut limit = None;
-        for lane in &lanes {
-            // It holds for the consumers that follow.
-            if limit.replace(lane.window) != Some(lane.window) {
-                let limited = channel.basic_qos(lane.window, BasicQosOptions::default());
-                topology.reply("limiting the prefetch", limited).await?;
-            }
-            let mut arguments = FieldTable::default();
-            if lane.ordered {
-                let rank = names::rendezvous(self.id, &lane.queue);
-                arguments.insert("x-priority".into(), AMQPValue::LongInt(rank));
-            }
-            let consumed = channel.basic_consume(
-                (&*lane.queue).into(),
-                ShortString::default(),
-                BasicConsumeOptions::default(),
-                arguments,
-            );
-            streams.push(topology.reply("consuming a queue", consumed).await?);
-        }
-        let session = Arc::new(Session {
-            epoch: self.epoch.fetch_add(1, Ordering::SeqCst) + 1,
-            channel,
-            kept: lanes.iter().map(|_| tokio::sync::Mutex::default()).collect(),
-            lanes,
-            held: Mutex::default(),
-            within: self.shared.config.request_timeout,
-        });
-        *self.session.lock() = Some(session.clone());
-        intake.begin(session, streams);
-        Ok(())
-    }
-
-    async fn lanes(&self) -> Result<Vec<Lane>> {
-        let mut lanes = Vec::new();
-        for (subscription, Subscription { topic, settings }) in self.options.subscriptions.iter().enumerate()
-        {
-            let topology = &self.shared.topology;
-            let queues = topology.queues(topic, &self.options.group, settings.ordered).await?;
-            lanes.extend(queues.names.into_iter().map(|queue| Lane {
-                subscription,
-                topic: topic.clone(),
-                queue: queue.into(),
-                ordered: queues.ordered,
-                window: ORDERED_WINDOW,
-                max_attempts: settings.max_attempts,
-                hold_key: settings.hold_key,
-            }));
-        }
-        let share = window(self.options.prefetch, lanes.len());
-        lanes.iter_mut().filter(|lane| !lane.ordered).for_each(|lane| lane.window = share);
-        Ok(lanes)
-    }
-
-    /// Joins again, for as long as it takes. It begins with a pause, because members must not all
-    /// come at once, and a queue that is just being deleted is no good to consume.
-    async fn rejoin(&self, intake: &mut Intake) -> Result<()> {
-        let mut pause = Pause::default();
-        loop {
-            tokio::time::sleep(pause.next()).await;
-            let error = match self.join(intake, None).await {
-                Ok(()) => {
-                    self.rejoined.notify_one();
-                    return Ok(());
-                }
-                Err(error) if error.kind() == ErrorKind::NotFound => match self.rebuild().await {
-                    Ok(true) => continue,
-                    Ok(false) => return Err(error),
-                    Err(error) => error,
-                },
-                Err(error) => error,
-            };
-            if !heals(&error) {
-                return Err(error);
-            }
-            self.shared.context.events.failed("rejoin", &error);
-        }
-    }
-
-    /// Makes again what is missing; returns whether it may.
-    async fn rebuild(&self) -> Result<bool> {
-        let group = &self.options.group;
-        let mut rebuilt = false;
-        for Subscription { topic, .. } in &self.options.subscriptions {
-            if self.shared.topology.rebuild(topic, group).await? {
-                self.shared.context.events.emit(Event::Rebuilt { what: format!("group {group} of {topic}") });
-                rebuilt = true;
-            }
-        }
-        Ok(rebuilt)
-    }
-
-    /// Declares the topology again now and then, and as soon as the member has joined again: an exchange that goes
-    /// takes its bindings along, a broker that was killed may have forgotten some, and no consumer is told.
-    fn keep(&self) -> tokio::task::JoinHandle<()> {
-        let topology = self.shared.topology.clone();
-        let events = self.shared.context.events.clone();
-        let group = self.options.group.clone();
-        let topics: Vec<_> = self.options.subscriptions.iter().map(|each| each.topic.clone()).collect();
-        let rejoined = self.rejoined.clone();
-        tokio::spawn(async move {
-            for look in 1u32.. {
-                let pause = LOOK.mul_f64(0.75 + fastrand::f64() / 2.0);
-                let again = tokio::time::timeout(pause, rejoined.notified()).await.is_ok();
-                for topic in &topics {
-                    let looked = match again || look % DECLARE == 0 {
-                        true => topology.rebuild(topic, &group).await.map(|_| ()),
-                        false => topology.look_after(topic, &group).await,
-                    };
-                    if let Err(error) = looked {
-                        events.failed("looking after the topology", &error);
-                    }
-                }
-            }
-        })
     }
 
     async fn wait_closed(&self) {
@@ -314,63 +184,6 @@ impl RabbitConsumer {
         }
         let lanes = 0..u32::try_from(session.lanes.len()).unwrap_or(u32::MAX);
         lanes.map(|lane| Revocation { lane, epoch: session.epoch, release: None }).collect()
-    }
-
-    /// Gives back what is held. Copies keep their count, where the broker would add to it; the
-    /// queues of an ordered group must keep their order, so there the broker itself takes it back,
-    /// and a record says that it is no crash.
-    async fn give_back(&self, session: &Session, intake: &mut Intake) -> Result<()> {
-        intake.cancel(session, &self.shared.topology).await?;
-        let removed = self.remove_start(session).await;
-        let copied = self.copy_back(session).await;
-        let recorded = self.record_returns(session, intake).await;
-        session.held.lock().take_all();
-        removed.and(copied).and(recorded)
-    }
-
-    /// Removes the record of what runs alone here: its next holder would take it for the killer of
-    /// this process.
-    async fn remove_start(&self, session: &Session) -> Result<()> {
-        let lone = session.held.lock().iter_mut().find_map(|entry| entry.lone.take_if(|lone| lone.mine));
-        match lone {
-            Some(lone) => self.shared.copier.starts.remove(lone).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn copy_back(&self, session: &Session) -> Result<()> {
-        let now = Clock::now(&self.shared.context.clock);
-        let mut sources = Vec::new();
-        let mut copies = Vec::new();
-        let unordered = |entry: &Entry| !session.lanes[entry.lane as usize].ordered;
-        let entries = session.held.lock().take_all_if(unordered);
-        for (tag, Entry { lane, message, mut envelope, .. }) in entries {
-            let lane = &session.lanes[lane as usize];
-            envelope.first_seen = envelope.first_seen.or(Some(now));
-            let (topic, group) = (lane.topic.clone(), self.options.group.clone());
-            copies.push(Copy { topic, group, queue: lane.queue.clone(), message, envelope });
-            sources.push(tag);
-        }
-        let verdicts = self.shared.copier.store(&copies).await;
-        let confirmed = sources.into_iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
-        session.ack(confirmed.map(|(tag, _)| tag).collect()).await?;
-        verdicts.into_iter().find_map(Result::err).map_or(Ok(()), Err)
-    }
-
-    /// Records what the ordered queues are about to take back, until nothing more comes.
-    async fn record_returns(&self, session: &Session, intake: &mut Intake) -> Result<()> {
-        let (topology, courier) = (&self.shared.topology, &self.shared.copier.courier);
-        let mut halted = BTreeSet::new();
-        loop {
-            let held = intake.halt(session, &mut halted, topology).await?;
-            if held.is_empty() {
-                return Ok(());
-            }
-            let records = held.iter().map(|(lane, held)| {
-                record::write(topology, courier, &session.lanes[*lane].queue, intake.known(*lane), held)
-            });
-            join_all(records).await.into_iter().collect::<Result<()>>()?;
-        }
     }
 }
 
