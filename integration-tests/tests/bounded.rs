@@ -38,7 +38,6 @@ const AHEAD: u64 = 96 * MIB / SIZE;
 const SLOW: Duration = Duration::from_millis(4);
 
 #[test]
-#[ignore = "over the bound: see the known gaps in DESIGN.md"]
 fn kafka_stays_within_its_windows() -> Result<()> {
     stays_within(BrokerKind::Kafka, "kafka_stays_within_its_windows")
 }

@@ -41,12 +41,21 @@ use crate::terms::Terms;
 use crate::topology::GroupSettings;
 
 /// What core hands to a backend when it is made.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Context {
     /// The clock; drivers ask no other.
     pub clock: Clock,
     /// Where to tell what happens.
     pub events: Events,
+    /// The most that core has sent and not answered, which it sees to: a driver makes its own buffers after it.
+    /// `mq::connect_with` takes it from the client's options. Default [`IN_FLIGHT`](crate::IN_FLIGHT).
+    pub in_flight: Budget,
+}
+
+impl Default for Context {
+    fn default() -> Self {
+        Self { clock: Clock::default(), events: Events::default(), in_flight: crate::IN_FLIGHT }
+    }
 }
 
 /// A connection to one broker, or several connections that belong together.

@@ -87,7 +87,7 @@ impl KafkaBackend {
     /// As for [`connect`](Self::connect).
     pub async fn with_config(config: KafkaConfig, context: Context) -> Result<Self> {
         config.validate()?;
-        let sender = Sender::new(&config, &context.events)?;
+        let sender = Sender::new(&config, &context)?;
         probe(&sender).await?;
         context.events.emit(Event::Connected { what: "cluster" });
         let inner = Inner {

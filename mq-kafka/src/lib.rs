@@ -13,6 +13,7 @@ mod groups;
 mod link;
 mod member;
 mod metadata;
+mod native;
 mod pending;
 mod producer;
 mod reader;

@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use mq_core::driver::{Outgoing, Producer};
+use mq_core::driver::{Context, Outgoing, Producer};
 use mq_core::ladder::{Step, step};
 use mq_core::{Error, ErrorKind, Event, Events, MessageId, Position, Receipt, Result};
 use parking_lot::{Mutex, RwLock};
@@ -25,6 +25,7 @@ use crate::config::KafkaConfig;
 use crate::connection::Inner;
 use crate::error::{from_delivery, from_native};
 use crate::link::Link;
+use crate::native;
 use crate::routing;
 use crate::transaction;
 use crate::verdicts::{Batches, Done, Ticket, Verdict};
@@ -152,36 +153,20 @@ impl fmt::Debug for Sender {
 }
 
 impl Sender {
-    pub(crate) fn new(config: &KafkaConfig, events: &Events) -> Result<Self> {
-        Self::with(Self::settings(config), config, events)
-    }
-
-    fn settings(config: &KafkaConfig) -> ClientConfig {
-        let timeout = config.send_timeout.as_millis();
-        let mut native = config.native();
-        native
-            .set("acks", "all")
-            .set("enable.idempotence", "true")
-            .set("partitioner", "murmur2_random")
-            .set("compression.type", &config.compression)
-            .set("linger.ms", format!("{:.3}", config.linger.as_secs_f64() * 1000.0))
-            .set("message.timeout.ms", timeout.to_string())
-            .set("request.timeout.ms", timeout.min(10_000).to_string())
-            .set("queue.buffering.max.messages", "1000000")
-            .set("queue.buffering.max.kbytes", "1048576");
-        native
+    pub(crate) fn new(config: &KafkaConfig, context: &Context) -> Result<Self> {
+        Self::with(native::producer(config, context.in_flight.bytes), config, &context.events)
     }
 
     /// Makes one whose records belong to transactions, which the broker ends after `open`.
     pub(crate) fn transactional(
         config: &KafkaConfig,
-        events: &Events,
+        context: &Context,
         id: &str,
         open: Duration,
     ) -> Result<Self> {
-        let mut native = Self::settings(config);
+        let mut native = native::producer(config, context.in_flight.bytes);
         native.set("transactional.id", id).set("transaction.timeout.ms", open.as_millis().to_string());
-        Self::with(native, config, events)
+        Self::with(native, config, &context.events)
     }
 
     fn with(native: ClientConfig, config: &KafkaConfig, events: &Events) -> Result<Self> {

@@ -84,7 +84,7 @@ async fn ready(inner: &Arc<Inner>) -> Result<Arc<Sender>> {
             let open = inner.config.send_timeout + OPEN;
             let sender = Arc::new(Sender::transactional(
                 &inner.config,
-                &inner.context.events,
+                &inner.context,
                 &inner.transactions.id,
                 open,
             )?);

@@ -138,11 +138,11 @@ fn failed(span: &Span, what: &str) {
 
 /// Returns the span's own place in the trace of its parent, and notes it in the span.
 fn own(span: &Span, parent: Option<TraceContext>) -> TraceContext {
+    let next = || parent.map_or_else(TraceContext::root, TraceContext::child);
     #[cfg(feature = "otel")]
-    let known = otel::place(span, parent);
+    let own = otel::place(span, parent).unwrap_or_else(next);
     #[cfg(not(feature = "otel"))]
-    let known = None;
-    let own = known.unwrap_or_else(|| parent.map_or_else(TraceContext::root, TraceContext::child));
+    let own = next();
     span.record("trace_id", display(format_args!("{:032x}", own.trace_id)));
     span.record("span_id", display(format_args!("{:016x}", own.span_id)));
     own

@@ -67,11 +67,12 @@ pub async fn connect(url: impl AsRef<str>) -> Result<Client> {
     connect_with(url, ClientOptions::default(), Context::default()).await
 }
 
-/// Connects with options, and with a clock and event hooks of the caller's.
+/// Connects with options, and with a clock and event hooks of the caller's; the in-flight window is the options'.
 ///
 /// # Errors
 /// As for [`connect`].
 pub async fn connect_with(url: impl AsRef<str>, options: ClientOptions, context: Context) -> Result<Client> {
+    let context = Context { in_flight: options.in_flight, ..context };
     Ok(Client::of(backend(url, context).await?, options))
 }
 

@@ -110,6 +110,17 @@ impl Effects {
             }
         }
     }
+
+    /// How many there are, without reading them: it is asked again and again.
+    pub(super) async fn count(&self) -> Result<usize> {
+        match self {
+            Self::Redis { connection, list, .. } => Ok(connection.clone().llen(list).await?),
+            Self::Sql { pool, .. } => {
+                let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM effects").fetch_one(pool).await?;
+                Ok(count.try_into()?)
+            }
+        }
+    }
 }
 
 /// When the process is to die.

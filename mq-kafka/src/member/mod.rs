@@ -153,7 +153,7 @@ impl Member {
             books: Mutex::new(Books::new(opening.prefetch)),
             changed: Condvar::new(),
             arrived: opening.common.arrived,
-            spent: (!native::saves_memory(opening.prefetch.bytes)).then_some(opening.common.spent),
+            spent: (!crate::native::saves_memory(opening.prefetch.bytes)).then_some(opening.common.spent),
             hungry: AtomicBool::new(false),
             poller: Mutex::default(),
             joined: AtomicBool::new(false),

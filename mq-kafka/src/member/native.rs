@@ -6,6 +6,7 @@ use rdkafka::ClientConfig;
 
 use super::Opening;
 use crate::config::KafkaConfig;
+use crate::native::saves_memory;
 
 /// A member is out when it did not poll for so long; the events thread polls all the time.
 const POLL_INTERVAL: Duration = Duration::from_secs(120);
@@ -14,12 +15,6 @@ const POLL_INTERVAL: Duration = Duration::from_secs(120);
 /// some hundred bytes: with 200,000 they come from fresh memory instead of from caches, which took a quarter
 /// of the rate; with 10,000 it waits for the broker, which took a third.
 const READ_AHEAD: &str = "30000";
-
-/// Whether who chose a window of so many bytes did so to save memory. Then the native queues take no more than the
-/// window, not twice as much, and memory is not kept for the next message.
-pub(super) fn saves_memory(window: usize) -> bool {
-    window < 16 << 20
-}
 
 /// Returns the KiB of a partition's queue and the bytes of a fetch from it. Fetched bytes are compressed, the
 /// queue's are not: a fetch is a small part of it.

@@ -61,13 +61,13 @@ async fn check(context: &Context, topic: mq::TopicName, store: StoreUrl) -> Resu
         }
     }
     if let Err(error) = dies.wait().await {
-        let (made, stats) = (effects.all().await?.len(), context.stats(&topic, "g").await?);
+        let (made, stats) = (effects.count().await?, context.stats(&topic, "g").await?);
         return Err(error.context(format!("{made} effects so far, {stats:?}")));
     }
     // What is given back for a while is seen by its effect alone: not every broker can count it.
     let end = tokio::time::Instant::now() + PATIENCE;
-    while effects.all().await?.len() < MESSAGES {
-        ensure!(tokio::time::Instant::now() < end, "{} effects in {PATIENCE:?}", effects.all().await?.len());
+    while effects.count().await? < MESSAGES {
+        ensure!(tokio::time::Instant::now() < end, "{} effects in {PATIENCE:?}", effects.count().await?);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     context.until_empty(&topic, "g").await?;
