@@ -82,12 +82,8 @@ async fn ready(inner: &Arc<Inner>) -> Result<Arc<Sender>> {
     inner
         .ask(|inner| {
             let open = inner.config.send_timeout + OPEN;
-            let sender = Arc::new(Sender::transactional(
-                &inner.config,
-                &inner.context,
-                &inner.transactions.id,
-                open,
-            )?);
+            let sender =
+                Arc::new(Sender::transactional(&inner.config, &inner.context, &inner.transactions.id, open)?);
             sender.native().init_transactions(ANSWER).map_err(|error| from_native(&error))?;
             *inner.transactions.sender.lock() = Some(sender.clone());
             Ok(sender)

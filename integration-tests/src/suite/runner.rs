@@ -97,12 +97,25 @@ pub(super) fn is_selected(name: &str, filters: &[String]) -> bool {
 
 async fn row(case: Case, harness: Arc<dyn Harness>, seed: u64, histories: u32) -> Row {
     let (backend, begun) = (harness.name(), Instant::now());
-    // Only one plays several histories.
-    let limit = if case.id == "faults.history" { LIMIT * histories } else { LIMIT };
-    let (outcome, error) = outcome(&case, harness, seed, histories, limit).await;
+    let (outcome, error) = outcome(&case, harness, seed, histories, limit(&case, histories)).await;
     let row = Row { case: case.id, backend, outcome, ms: begun.elapsed().as_millis(), error };
     report(&row, &case, seed);
     row
+}
+
+/// How long a row may take: [`LIMIT`], but for the one that plays several histories and the one that a long run
+/// gives ten times as much to do.
+fn limit(case: &Case, histories: u32) -> Duration {
+    match case.id {
+        "faults.history" => LIMIT * histories,
+        "delay.on_time_beside_a_backlog" if is_long() => LIMIT * 10,
+        _ => LIMIT,
+    }
+}
+
+/// Whether rows do what takes longest, too: `cargo xtask test --long`.
+pub(super) fn is_long() -> bool {
+    std::env::var_os("MQ_LONG").is_some()
 }
 
 /// Runs a row; returns `pass`, `unsupported` or `fail`, and why it failed.
