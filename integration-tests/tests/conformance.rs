@@ -16,6 +16,6 @@ fn main() -> anyhow::Result<()> {
         }
     }
     // The same histories for every change; `cargo xtask conformance` draws new ones.
-    let options = Options { known_gaps: true, seed: Some(1), ..Options::default() };
+    let options = Options { seed: Some(1), ..Options::default() };
     suite::run_all_backends(options)
 }

@@ -11,7 +11,6 @@ use futures_util::{FutureExt, StreamExt, stream};
 use serde::Serialize;
 
 use super::context::Context;
-use super::gaps;
 use super::harness::Harness;
 use super::manifest::{Case, Kind, Verdict, manifest};
 
@@ -37,8 +36,6 @@ pub struct Options {
     pub histories: Option<u32>,
     /// How often each row is run; `None` is once.
     pub repeat: Option<u32>,
-    /// Do not end in failure for the rows listed as [`known gaps`](super::GAPS); they are run and reported all the same.
-    pub known_gaps: bool,
 }
 
 /// A row's result.
@@ -163,7 +160,6 @@ Runs the rows whose BACKEND::NAME contains one of the filters, or all; on real b
   --repeat N      how often each row is run
   --histories N   of the random histories with faults
   --long          200 of them
-  --known-gaps    rows that are known to fail do not make the run fail
   --planted       runs rows on drivers with planted defects, each of which it must notice";
 
 /// The program of a conformance test: runs the rows that `options` and the arguments select, prints the table,
@@ -189,7 +185,6 @@ pub async fn main(
                 options.histories = Some(args.next().context("--histories takes a number")?.parse()?);
             }
             "--repeat" => options.repeat = Some(args.next().context("--repeat takes a number")?.parse()?),
-            "--known-gaps" => options.known_gaps = true,
             "--planted" => planted = true,
             "--help" | "-h" => {
                 println!("{HELP}");
@@ -216,14 +211,9 @@ pub async fn main(
     }
     summary(&harnesses, &rows);
     let failed: Vec<&Row> = rows.iter().filter(|row| row.outcome == "fail").collect();
-    let (known, new): (Vec<&Row>, Vec<&Row>) =
-        failed.into_iter().partition(|row| gaps::is_known(row.backend, row.case));
-    for row in &known {
-        println!("known gap: {}::{}", row.backend, row.case);
-    }
-    println!("{} passed, {} failed", rows.len() - known.len() - new.len(), known.len() + new.len());
+    println!("{} passed, {} failed", rows.len() - failed.len(), failed.len());
     // Told again, last: a long log is read from its end.
-    for row in &new {
+    for row in &failed {
         println!(
             "{}::{} ({} ms): {}",
             row.backend,
@@ -233,8 +223,7 @@ pub async fn main(
         );
     }
     ensure!(!rows.is_empty(), "no row was selected; `--list` shows them");
-    ensure!(new.is_empty(), "{} rows failed", new.len());
-    ensure!(known.is_empty() || options.known_gaps, "{} rows failed that are known gaps", known.len());
+    ensure!(failed.is_empty(), "{} rows failed", failed.len());
     Ok(())
 }
 
