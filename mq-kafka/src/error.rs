@@ -67,6 +67,10 @@ fn kind(code: Code) -> ErrorKind {
         | Code::NodeUpdate
         | Code::LeaderNotAvailable
         | Code::NotLeaderForPartition
+        // A broker that was away knows another leader, or none yet, than the client does.
+        | Code::FencedLeaderEpoch
+        | Code::UnknownLeaderEpoch
+        | Code::OffsetNotAvailable
         | Code::BrokerNotAvailable
         | Code::ReplicaNotAvailable
         | Code::NetworkException

@@ -18,6 +18,7 @@ use crate::verdicts::Verdict;
 
 pub(crate) async fn settle(consumer: &KafkaConsumer, batch: Vec<Settlement>) -> Vec<Result<()>> {
     let mut verdicts: Vec<Result<()>> = batch.iter().map(|_| Ok(())).collect();
+    make_sure(consumer, &batch, &mut verdicts).await;
     relocate(consumer, &batch, &mut verdicts).await;
     let mut answers = keep(consumer, &batch, &mut verdicts);
     for (index, member) in consumer.members.iter().enumerate() {
@@ -91,12 +92,45 @@ fn unconfirmed() -> Error {
     Error::new(ErrorKind::Unavailable, "the broker did not confirm the commit in time")
 }
 
+/// Before copies are made of what may be another member's by now, asks the broker; see [`Member::ask`].
+async fn make_sure(consumer: &KafkaConsumer, batch: &[Settlement], verdicts: &mut [Result<()>]) {
+    let mut answers = Vec::new();
+    for (index, member) in consumer.members.iter().enumerate() {
+        let moves = batch.iter().filter(|settlement| {
+            matches!(settlement.outcome, Outcome::Relocate(_))
+                && consumer.topics.get(settlement.subscription).is_some_and(|topic| topic.member == index)
+        });
+        let mut tokens = moves.map(|settlement| &settlement.token).peekable();
+        if tokens.peek().is_some() {
+            answers.extend(member.ask(tokens));
+        }
+    }
+    if answers.is_empty() {
+        return;
+    }
+    match tokio::time::timeout(consumer.inner.config.send_timeout, join_all(answers)).await {
+        Ok(answers) => {
+            let lost: Vec<Ownership> = answers.into_iter().flatten().flatten().collect();
+            forsake(batch, verdicts, &lost);
+        }
+        Err(_) => {
+            let moves = |settlement: &Settlement| matches!(settlement.outcome, Outcome::Relocate(_));
+            for (_, verdict) in batch.iter().zip(verdicts).filter(|(settlement, _)| moves(settlement)) {
+                *verdict = Err(unconfirmed());
+            }
+        }
+    }
+}
+
 /// Stores the copies of a batch; where that fails, the verdict says why and the source stays as it is.
 async fn relocate(consumer: &KafkaConsumer, batch: &[Settlement], verdicts: &mut [Result<()>]) {
     let now = consumer.inner.context.clock.now();
     let (mut places, mut records, mut ladder) = (Vec::new(), Vec::new(), false);
     for (place, settlement) in batch.iter().enumerate() {
         let Outcome::Relocate(relocation) = &settlement.outcome else { continue };
+        if verdicts[place].is_err() {
+            continue;
+        }
         match consumer.member(&settlement.token).map(|member| member.check(&settlement.token)) {
             Some(Standing::Pending) => {
                 let (record, waits) = copy(consumer, settlement, relocation, now);

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use async_trait::async_trait;
 use mq::{Client, ErrorKind};
 use mq_core::ClientOptions;
@@ -39,6 +39,11 @@ pub trait Harness: Send + Sync + 'static {
     /// How long after a kill a dead process's messages are back, at the latest.
     fn session_bound(&self) -> Duration;
 
+    /// The same of a process that hangs: its connections stand, and only its silence tells.
+    fn hang_bound(&self) -> Duration {
+        self.session_bound()
+    }
+
     /// Whether the broker counts an attempt for what is on its way to a member that leaves in order.
     fn leave_may_count(&self) -> bool {
         false
@@ -63,7 +68,13 @@ pub trait Harness: Send + Sync + 'static {
 
 /// A consumer that can be killed.
 #[async_trait]
-pub trait Victim: Send {
+pub trait Victim: Send + Sync {
+    /// Stops it where it is, as a debugger or a starved machine does; returns whether it can be stopped alone.
+    async fn hang(&self) -> Result<bool>;
+
+    /// Lets it go on.
+    async fn go_on(&self) -> Result<()>;
+
     /// Kills it at once, with whatever it holds.
     async fn kill(self: Box<Self>) -> Result<()>;
 
@@ -138,6 +149,14 @@ struct MemoryVictim {
 
 #[async_trait]
 impl Victim for MemoryVictim {
+    async fn hang(&self) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn go_on(&self) -> Result<()> {
+        Ok(())
+    }
+
     async fn kill(self: Box<Self>) -> Result<()> {
         self.backend.kill();
         drop(self.killed);
@@ -229,6 +248,11 @@ impl Harness for BrokerHarness {
         self.session_bound
     }
 
+    fn hang_bound(&self) -> Duration {
+        // Two of the default heartbeats, and one until the broker looks.
+        if self.name == "rabbitmq" { Duration::from_secs(30) } else { self.session_bound }
+    }
+
     fn leave_may_count(&self) -> bool {
         self.name == "rabbitmq"
     }
@@ -274,8 +298,26 @@ impl Harness for BrokerHarness {
 
 struct ProcessVictim(Child);
 
+impl ProcessVictim {
+    async fn signal(&self, name: &str) -> Result<()> {
+        let process = self.0.id().context("the victim has ended")?.to_string();
+        let status = Command::new("kill").args([name, &process]).status().await?;
+        ensure!(status.success(), "kill {name} {process}: {status}");
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Victim for ProcessVictim {
+    async fn hang(&self) -> Result<bool> {
+        self.signal("-STOP").await?;
+        Ok(true)
+    }
+
+    async fn go_on(&self) -> Result<()> {
+        self.signal("-CONT").await
+    }
+
     async fn kill(mut self: Box<Self>) -> Result<()> {
         Ok(self.0.kill().await?)
     }

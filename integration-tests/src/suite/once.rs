@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use super::victim::Plan;
 
 /// How long a dead process's claims hold.
-const LEASE: Duration = Duration::from_secs(3);
+const LEASE: Duration = Duration::from_secs(10);
 const PLACES: usize = 16;
 /// How long a store may take to answer while everything else runs beside it.
 const PATIENCE: Duration = Duration::from_secs(30);

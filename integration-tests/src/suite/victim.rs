@@ -1,9 +1,10 @@
 //! A consumer that is killed: in a child process (this program, started again), or in this one.
 
 use std::future::pending;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
+use futures_util::future::join_all;
 use mq::{Client, Delivery, GroupSettings};
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,8 @@ pub struct Plan {
     /// It retries the first message it receives: at once, and again not before this moment, in
     /// milliseconds since 1970. The message is the first in what it receives all along.
     pub retry_until: Option<u64>,
+    /// When it has hung it makes all that it holds dead letters, and kills itself.
+    pub settles_late: bool,
     /// It is a worker that does each message once.
     pub once: Option<OncePlan>,
 }
@@ -60,6 +63,7 @@ impl Plan {
             ack: Vec::new(),
             dies_of: None,
             retry_until: None,
+            settles_late: false,
             once: None,
         }
     }
@@ -110,7 +114,28 @@ pub(super) async fn work(
         ack.await?;
     }
     ready();
-    pending().await
+    if !plan.settles_late {
+        return pending().await;
+    }
+    hung().await;
+    let late = held.into_iter().flatten().map(|delivery| delivery.dead_letter("too late"));
+    let settled = join_all(late).await.into_iter().filter(Result::is_ok).count();
+    // Then it does not die, and the row fails.
+    anyhow::ensure!(settled == 0, "{settled} late settlements were taken");
+    die();
+    Ok(())
+}
+
+/// Waits until this process did nothing for longer than any machine is busy, but no longer than any session is.
+async fn hung() {
+    let short = Duration::from_millis(50);
+    loop {
+        let begun = Instant::now();
+        tokio::time::sleep(short).await;
+        if begun.elapsed() > short + Duration::from_millis(1500) {
+            return;
+        }
+    }
 }
 
 /// Returns whether this process was started to be killed.

@@ -32,6 +32,7 @@ pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, stop: impl Fn() ->
                 pause = SHORT_PAUSE;
                 refused.clear();
                 shared.link.answered();
+                *shared.heard.lock() = Instant::now();
                 settle(shared, &commit, &[]);
                 rest(commit.work);
             }

@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mq_core::driver::{Budget, Fetched, Lane, Spent, Token};
 use mq_core::{GroupName, Result};
@@ -108,6 +108,8 @@ pub(crate) struct Shared {
     /// The group has answered this life of the member, which is known by an id since.
     joined: AtomicBool,
     config: ClientConfig,
+    /// When a commit was confirmed.
+    heard: Mutex<Instant>,
     link: Link,
     /// A topic may be gone.
     doubtful: AtomicBool,
@@ -158,6 +160,7 @@ impl Member {
             poller: Mutex::default(),
             joined: AtomicBool::new(false),
             config,
+            heard: Mutex::new(Instant::now()),
             link: Link::new("consumer", inner.context.events.clone()),
             doubtful: AtomicBool::new(false),
             gone: AtomicBool::new(false),
@@ -206,6 +209,20 @@ impl Member {
         kept: Kept,
     ) -> Result<Option<oneshot::Receiver<Vec<Ownership>>>> {
         let answer = self.shared.books.lock().keep(token, kept);
+        self.shared.changed.notify_all();
+        answer
+    }
+
+    /// If the broker was not heard of for long, asks it whether these deliveries' partitions are still this
+    /// member's: a process that hung is out of its group before its threads know. Returns an answer to wait for.
+    pub(crate) fn ask<'a>(
+        &self,
+        tokens: impl Iterator<Item = &'a Token>,
+    ) -> Option<oneshot::Receiver<Vec<Ownership>>> {
+        if self.shared.heard.lock().elapsed() < self.shared.inner.config.session_timeout / 2 {
+            return None;
+        }
+        let answer = self.shared.books.lock().ask(tokens);
         self.shared.changed.notify_all();
         answer
     }

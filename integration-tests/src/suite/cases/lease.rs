@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mq::{ErrorKind, GroupSettings};
 
 use crate::suite::context::{Context, body, expect_kind, one, quiet, send, take};
@@ -114,5 +114,39 @@ pub(crate) async fn a_dead_process_gives_back(context: Context) -> Result<Verdic
     let bound = context.harness.session_bound() + Duration::from_secs(2);
     ensure!(begun.elapsed() <= bound, "it took {:?}; the bound is {bound:?}", begun.elapsed());
     quiet(&subscriber).await?;
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn a_hung_process_gives_back(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    subscriber.close(Duration::from_secs(10)).await?;
+    let sent = send(&context.publisher(&topic).await?, "m", 100).await?;
+    let mut plan = Plan::hold(&topic, &context.group("g"), GroupSettings::default(), 100);
+    plan.settles_late = true;
+    let victim = context.harness.victim(plan).await?;
+    let subscriber = context.subscribe(&topic, "g").await?;
+    quiet(&subscriber).await?;
+    if !victim.hang().await? {
+        return Ok(Verdict::Unsupported);
+    }
+    let bound = context.harness.hang_bound() + Duration::from_secs(2);
+    let begun = Instant::now();
+    let mut held = Vec::new();
+    while held.len() < sent.len() {
+        let next = tokio::time::timeout(bound.saturating_sub(begun.elapsed()), subscriber.receive()).await;
+        held.push(next.with_context(|| format!("{} of {} came in {bound:?}", held.len(), sent.len()))??);
+    }
+    ensure!(held.iter().all(|delivery| delivery.attempt() == 2), "{held:?}");
+    let mut back: Vec<String> = held.iter().map(body).collect();
+    back.sort();
+    ensure!(back == sent, "what came back is not what was held");
+    victim.go_on().await?;
+    victim.wait().await?;
+    let dead = context.stats(&topic, "g").await?.dead;
+    ensure!(dead == Some(0), "the late settlements made {dead:?} dead letters");
+    mq::ack_all(held).await.map_err(|failures| anyhow::anyhow!("{failures:?}"))?;
+    quiet(&subscriber).await?;
+    context.until_empty(&topic, "g").await?;
     Ok(Verdict::Pass)
 }

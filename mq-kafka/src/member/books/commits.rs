@@ -89,6 +89,24 @@ impl Books {
         }
     }
 
+    /// Has the next commit ask the broker whether the lanes of these deliveries are this member's.
+    pub(crate) fn ask<'a>(
+        &mut self,
+        tokens: impl Iterator<Item = &'a Token>,
+    ) -> Option<oneshot::Receiver<Vec<Ownership>>> {
+        let mut lanes: Vec<Ownership> = tokens.map(|token| (token.lane, token.epoch)).collect();
+        lanes.sort_unstable();
+        lanes.dedup();
+        lanes.retain(|ownership| match self.owned(*ownership) {
+            Some(owned) => {
+                owned.dirty = true;
+                true
+            }
+            None => false,
+        });
+        (!lanes.is_empty()).then(|| self.wait(lanes))
+    }
+
     fn wait(&mut self, lanes: Vec<Ownership>) -> oneshot::Receiver<Vec<Ownership>> {
         let (done, answer) = oneshot::channel();
         self.waiters.push(Waiter { after: self.number, lanes, lost: Vec::new(), done });
