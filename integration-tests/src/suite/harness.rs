@@ -323,7 +323,7 @@ impl Victim for ProcessVictim {
     }
 
     async fn wait(mut self: Box<Self>) -> Result<()> {
-        tokio::time::timeout(Duration::from_secs(60), self.0.wait())
+        tokio::time::timeout(Duration::from_secs(120), self.0.wait())
             .await
             .context("the victim still lives")??;
         Ok(())
