@@ -33,6 +33,14 @@ pub(crate) fn cargo<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Comma
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // A failed test says what failed; where its error was made is fifty lines that push the rest out of a log.
     command.args(args).current_dir(root()).env("RUST_LIB_BACKTRACE", "0");
+    // What cargo told this program of its package; `ring` and all that stands on it would be compiled anew for it.
+    let of_package = |name: &OsStr| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    };
+    for (name, _) in std::env::vars_os().filter(|(name, _)| of_package(name)) {
+        command.env_remove(name);
+    }
     command
 }
 
