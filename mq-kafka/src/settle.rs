@@ -26,27 +26,38 @@ pub(crate) async fn settle(consumer: &KafkaConsumer, batch: Vec<Settlement>) -> 
         let mine = batch.iter().enumerate().filter(|(place, settlement)| {
             verdicts[*place].is_ok()
                 && !matches!(settlement.outcome, Outcome::Hold(_))
-                && consumer.topics.get(settlement.subscription).is_some_and(|topic| topic.member == index)
+                && is_of(consumer, index, settlement)
         });
         let answer = member
             .ack(mine.map(|(place, settlement)| (place, &settlement.token)), |place| refused.push(place));
         refused.into_iter().for_each(|place| verdicts[place] = Err(stale()));
         answers.extend(answer);
     }
-    match tokio::time::timeout(consumer.inner.config.send_timeout, join_all(answers)).await {
-        Ok(answers) => {
-            let lost: Vec<Ownership> = answers.into_iter().flatten().flatten().collect();
-            if !lost.is_empty() {
-                forsake(&batch, &mut verdicts, &lost);
-            }
-        }
-        Err(_) => {
+    match lost(consumer, answers).await {
+        Ok(lost) => forsake(&batch, &mut verdicts, &lost),
+        Err(error) => {
             for verdict in verdicts.iter_mut().filter(|verdict| verdict.is_ok()) {
-                *verdict = Err(unconfirmed());
+                *verdict = Err(error.duplicate());
             }
         }
     }
     verdicts
+}
+
+/// Whether a settlement is of the member with this index.
+fn is_of(consumer: &KafkaConsumer, index: usize, settlement: &Settlement) -> bool {
+    consumer.topics.get(settlement.subscription).is_some_and(|topic| topic.member == index)
+}
+
+/// Waits for answers; returns the partitions that went before.
+async fn lost(
+    consumer: &KafkaConsumer,
+    answers: Vec<oneshot::Receiver<Vec<Ownership>>>,
+) -> Result<Vec<Ownership>> {
+    match tokio::time::timeout(consumer.inner.config.send_timeout, join_all(answers)).await {
+        Ok(answers) => Ok(answers.into_iter().flatten().flatten().collect()),
+        Err(_) => Err(unconfirmed()),
+    }
 }
 
 pub(crate) async fn start(consumer: &KafkaConsumer, token: Token) -> Result<()> {
@@ -81,6 +92,9 @@ fn keep(
 
 /// The partition went before a commit covered the settlement: it may come back.
 fn forsake(batch: &[Settlement], verdicts: &mut [Result<()>], lost: &[Ownership]) {
+    if lost.is_empty() {
+        return;
+    }
     for (settlement, verdict) in batch.iter().zip(verdicts) {
         if verdict.is_ok() && lost.contains(&(settlement.token.lane, settlement.token.epoch)) {
             *verdict = Err(stale());
@@ -94,29 +108,20 @@ fn unconfirmed() -> Error {
 
 /// Before copies are made of what may be another member's by now, asks the broker; see [`Member::ask`].
 async fn make_sure(consumer: &KafkaConsumer, batch: &[Settlement], verdicts: &mut [Result<()>]) {
+    let moves = |settlement: &Settlement| matches!(settlement.outcome, Outcome::Relocate(_));
     let mut answers = Vec::new();
     for (index, member) in consumer.members.iter().enumerate() {
-        let moves = batch.iter().filter(|settlement| {
-            matches!(settlement.outcome, Outcome::Relocate(_))
-                && consumer.topics.get(settlement.subscription).is_some_and(|topic| topic.member == index)
-        });
-        let mut tokens = moves.map(|settlement| &settlement.token).peekable();
-        if tokens.peek().is_some() {
-            answers.extend(member.ask(tokens));
-        }
+        let mine = batch.iter().filter(|settlement| moves(settlement) && is_of(consumer, index, settlement));
+        answers.extend(member.ask(mine.map(|settlement| &settlement.token)));
     }
     if answers.is_empty() {
         return;
     }
-    match tokio::time::timeout(consumer.inner.config.send_timeout, join_all(answers)).await {
-        Ok(answers) => {
-            let lost: Vec<Ownership> = answers.into_iter().flatten().flatten().collect();
-            forsake(batch, verdicts, &lost);
-        }
-        Err(_) => {
-            let moves = |settlement: &Settlement| matches!(settlement.outcome, Outcome::Relocate(_));
+    match lost(consumer, answers).await {
+        Ok(lost) => forsake(batch, verdicts, &lost),
+        Err(error) => {
             for (_, verdict) in batch.iter().zip(verdicts).filter(|(settlement, _)| moves(settlement)) {
-                *verdict = Err(unconfirmed());
+                *verdict = Err(error.duplicate());
             }
         }
     }

@@ -1,5 +1,6 @@
 //! How the suite reaches a backend, and how it hurts it.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -323,9 +324,9 @@ impl Victim for ProcessVictim {
     }
 
     async fn wait(mut self: Box<Self>) -> Result<()> {
-        tokio::time::timeout(Duration::from_secs(120), self.0.wait())
-            .await
-            .context("the victim still lives")??;
+        let ended = tokio::time::timeout(Duration::from_secs(120), self.0.wait());
+        let status = ended.await.context("the victim still lives")??;
+        ensure!(status.signal() == Some(9), "the victim ended by itself, with {status}");
         Ok(())
     }
 }

@@ -120,13 +120,13 @@ pub(super) async fn work(
     hung().await;
     let late = held.into_iter().flatten().map(|delivery| delivery.dead_letter("too late"));
     let settled = join_all(late).await.into_iter().filter(Result::is_ok).count();
-    // Then it does not die, and the row fails.
+    // Then it ends without killing itself, which the row notices.
     anyhow::ensure!(settled == 0, "{settled} late settlements were taken");
     die();
     Ok(())
 }
 
-/// Waits until this process did nothing for longer than any machine is busy, but no longer than any session is.
+/// Waits until this process did nothing for so long that it was stopped, not kept waiting; sessions are longer.
 async fn hung() {
     let short = Duration::from_millis(50);
     loop {

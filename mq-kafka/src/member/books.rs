@@ -63,6 +63,8 @@ struct Owned {
 #[derive(Debug)]
 struct Waiter {
     after: u64,
+    /// It waits for its settlements to be covered, not for the broker's word alone.
+    covered: bool,
     lanes: Vec<Ownership>,
     lost: Vec<Ownership>,
     done: oneshot::Sender<Vec<Ownership>>,

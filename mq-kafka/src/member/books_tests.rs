@@ -37,3 +37,22 @@ fn what_no_commit_reserved_is_not_handed_out() {
     assert_eq!(books.take(all).unwrap().unwrap().deliveries.len(), 2);
     assert!(books.take(all).unwrap().is_none());
 }
+
+#[test]
+fn who_asks_waits_for_the_broker_alone() {
+    let mut books = Books::new(Budget { messages: 100, bytes: 1000 });
+    let lane = (0, books.own(0, Tracker::resume(0, "")));
+    let token = Token { lane: lane.0, epoch: lane.1, high: 0, low: 0 };
+    let (mut asked, mut acked) =
+        (books.ask([&token, &token].into_iter()).unwrap(), books.wait_for(vec![lane], true));
+    let mut commit = books.commit().expect("it asks though nothing changed");
+    commit.lanes[0].snapshot.complete = false;
+    books.confirm(&commit, &[]);
+    assert_eq!(asked.try_recv(), Ok(Vec::new()), "the member has its lane");
+    assert!(acked.try_recv().is_err(), "a settlement waits until it is covered");
+
+    let mut asked = books.ask([&token].into_iter()).unwrap();
+    books.lose(lane.0);
+    assert_eq!(asked.try_recv(), Ok(vec![lane]));
+    assert!(books.ask([&token].into_iter()).is_none(), "nothing to ask: it is stale");
+}

@@ -27,12 +27,14 @@ pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, stop: impl Fn() ->
     let mut pause = SHORT_PAUSE;
     let mut refused: Vec<(Ownership, Instant)> = Vec::new();
     while let Some(commit) = next(shared, &stop) {
+        // A process may hang while the answer is on its way: it says what was true when it was asked.
+        let asked = Instant::now();
         match send(native, shared, &commit.lanes) {
             Ok(()) => {
                 pause = SHORT_PAUSE;
                 refused.clear();
                 shared.link.answered();
-                *shared.heard.lock() = Instant::now();
+                *shared.heard.lock() = asked;
                 settle(shared, &commit, &[]);
                 rest(commit.work);
             }

@@ -9,7 +9,6 @@ mod books;
 mod commit;
 mod events;
 mod gone;
-mod native;
 mod poll;
 
 use std::fmt;
@@ -29,6 +28,7 @@ use crate::codec::Name;
 use crate::connection::Inner;
 use crate::link::Link;
 use crate::metadata::Kept;
+use crate::native;
 pub(crate) use assign::{MemberContext, metadata};
 use books::Books;
 pub(crate) use books::{Ownership, Standing};
@@ -108,7 +108,7 @@ pub(crate) struct Shared {
     /// The group has answered this life of the member, which is known by an id since.
     joined: AtomicBool,
     config: ClientConfig,
-    /// When a commit was confirmed.
+    /// When the last commit that was confirmed was sent: the member was in its group then.
     heard: Mutex<Instant>,
     link: Link,
     /// A topic may be gone.
@@ -145,7 +145,7 @@ impl fmt::Debug for Opening {
 impl Member {
     /// Joins the group.
     pub(crate) fn open(inner: &Arc<Inner>, opening: Opening) -> Result<Self> {
-        let config = native::config(&inner.config, &opening);
+        let config = native::consumer(&inner.config, &opening);
         let shared = Arc::new(Shared {
             inner: inner.clone(),
             group: opening.group,
@@ -155,7 +155,7 @@ impl Member {
             books: Mutex::new(Books::new(opening.prefetch)),
             changed: Condvar::new(),
             arrived: opening.common.arrived,
-            spent: (!crate::native::saves_memory(opening.prefetch.bytes)).then_some(opening.common.spent),
+            spent: (!native::saves_memory(opening.prefetch.bytes)).then_some(opening.common.spent),
             hungry: AtomicBool::new(false),
             poller: Mutex::default(),
             joined: AtomicBool::new(false),
@@ -222,9 +222,9 @@ impl Member {
         if self.shared.heard.lock().elapsed() < self.shared.inner.config.session_timeout / 2 {
             return None;
         }
-        let answer = self.shared.books.lock().ask(tokens);
+        let answer = self.shared.books.lock().ask(tokens)?;
         self.shared.changed.notify_all();
-        answer
+        Some(answer)
     }
 
     /// Leaves the group; what is held is given back.

@@ -142,12 +142,14 @@ pub(crate) async fn on_time_beside_a_backlog(context: Context) -> Result<Verdict
     let publisher = context.publisher(&topic).await?;
     let far = context.publisher(&waiting).await?;
     let before = without_delay(&publisher, &subscriber).await?;
-    let seconds = |number: usize| Duration::from_secs(u64::try_from(number).unwrap_or(0));
     if is_long() {
         // Delays in each range once, to nobody: RabbitMQ makes a range's queues when it is first used, and makes none
         // while it writes what a million messages left in its log.
         let used = now();
-        send_with(&far, "w", 11, |number, message| message.deliver_at(used.plus(seconds(number)))).await?;
+        send_with(&far, "w", 11, |number, message| {
+            message.deliver_at(used.plus(Duration::from_secs(number as u64)))
+        })
+        .await?;
     }
     for _ in 0..backlog() / 10_000 {
         send_with(&far, "far", 10_000, |number, message| {
@@ -161,7 +163,7 @@ pub(crate) async fn on_time_beside_a_backlog(context: Context) -> Result<Verdict
         after < 2 * before + Duration::from_secs(1),
         "{before:?} without and {after:?} beside the backlog"
     );
-    let first = now().plus(seconds(5));
+    let first = now().plus(Duration::from_secs(5));
     let due = |number: usize| first.plus(Duration::from_millis((number * 1000 / DUE_A_SECOND) as u64));
     let count = 5 * DUE_A_SECOND;
     send_with(&publisher, "d", count, |number, message| message.deliver_at(due(number))).await?;

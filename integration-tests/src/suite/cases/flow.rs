@@ -1,9 +1,9 @@
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use mq::Message;
 
-use crate::suite::context::{Context, PATIENCE, QUIET, body, drain, one, quiet, send, take};
+use crate::suite::context::{Context, QUIET, body, drain, one, quiet, send, take};
 use crate::suite::manifest::Verdict;
 
 pub(crate) async fn prefetch_in_messages(context: Context) -> Result<Verdict> {
@@ -149,11 +149,12 @@ pub(crate) async fn clones_share(context: Context) -> Result<Verdict> {
         }));
     }
     // What is in hand is not counted everywhere: an empty queue does not say that all was received.
-    let count = || seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).len();
-    let end = Instant::now() + PATIENCE;
-    while count() < sent.len() && Instant::now() < end {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let received = async || {
+        let count = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).len();
+        ensure!(count >= sent.len(), "{count} messages for {} sent", sent.len());
+        Ok(())
+    };
+    context.until(received).await?;
     context.until_empty(&topic, "g").await?;
     subscriber.close(Duration::from_secs(10)).await?;
     for task in tasks {

@@ -1,9 +1,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use mq::{ErrorKind, GroupSettings};
+use mq::{ErrorKind, GroupSettings, Subscriber, TopicName};
 
 use crate::suite::context::{Context, body, expect_kind, one, quiet, send, take};
+use crate::suite::harness::Victim;
 use crate::suite::manifest::Verdict;
 use crate::suite::victim::Plan;
 
@@ -90,17 +91,24 @@ pub(crate) async fn expiry_ends_in_dead_letters(context: Context) -> Result<Verd
     Ok(Verdict::Pass)
 }
 
+/// Sends what the plan's process is to hold, and returns it, the process, and a member that gets nothing yet.
+async fn held_elsewhere(
+    context: &Context,
+    topic: &TopicName,
+    plan: Plan,
+) -> Result<(Vec<String>, Box<dyn Victim>, Subscriber)> {
+    context.subscribe(topic, "g").await?.close(Duration::from_secs(10)).await?;
+    let sent = send(&context.publisher(topic).await?, "m", plan.receive).await?;
+    let victim = context.harness.victim(plan).await?;
+    let subscriber = context.subscribe(topic, "g").await?;
+    quiet(&subscriber).await?;
+    Ok((sent, victim, subscriber))
+}
+
 pub(crate) async fn a_dead_process_gives_back(context: Context) -> Result<Verdict> {
     let topic = context.topic();
-    let subscriber = context.subscribe(&topic, "g").await?;
-    subscriber.close(Duration::from_secs(10)).await?;
-    let sent = send(&context.publisher(&topic).await?, "m", 100).await?;
-    let victim = context
-        .harness
-        .victim(Plan::hold(&topic, &context.group("g"), GroupSettings::default(), 100))
-        .await?;
-    let subscriber = context.subscribe(&topic, "g").await?;
-    quiet(&subscriber).await?;
+    let plan = Plan::hold(&topic, &context.group("g"), GroupSettings::default(), 100);
+    let (sent, victim, subscriber) = held_elsewhere(&context, &topic, plan).await?;
     victim.kill().await?;
     let begun = Instant::now();
     let mut back: Vec<String> = Vec::new();
@@ -119,14 +127,9 @@ pub(crate) async fn a_dead_process_gives_back(context: Context) -> Result<Verdic
 
 pub(crate) async fn a_hung_process_gives_back(context: Context) -> Result<Verdict> {
     let topic = context.topic();
-    let subscriber = context.subscribe(&topic, "g").await?;
-    subscriber.close(Duration::from_secs(10)).await?;
-    let sent = send(&context.publisher(&topic).await?, "m", 100).await?;
     let mut plan = Plan::hold(&topic, &context.group("g"), GroupSettings::default(), 100);
     plan.settles_late = true;
-    let victim = context.harness.victim(plan).await?;
-    let subscriber = context.subscribe(&topic, "g").await?;
-    quiet(&subscriber).await?;
+    let (sent, victim, subscriber) = held_elsewhere(&context, &topic, plan).await?;
     if !victim.hang().await? {
         return Ok(Verdict::Unsupported);
     }

@@ -74,7 +74,7 @@ pub(super) async fn connect(url: impl AsRef<str>) -> mq::Result<Client> {
 /// As [`connect`], with options.
 pub(super) async fn connect_with(url: impl AsRef<str>, options: ClientOptions) -> mq::Result<Client> {
     let (url, defect) = url.as_ref().split_once(MARK).unwrap_or((url.as_ref(), ""));
-    let backend = mq::backend(url, Context::default()).await?;
+    let backend = mq::backend(url, Context { in_flight: options.in_flight, ..Context::default() }).await?;
     Ok(match Defect::named(defect) {
         Some(defect) => BadBackend::client(backend, defect, options),
         None => Client::of(backend, options),

@@ -94,22 +94,30 @@ impl Books {
         &mut self,
         tokens: impl Iterator<Item = &'a Token>,
     ) -> Option<oneshot::Receiver<Vec<Ownership>>> {
-        let mut lanes: Vec<Ownership> = tokens.map(|token| (token.lane, token.epoch)).collect();
-        lanes.sort_unstable();
-        lanes.dedup();
-        lanes.retain(|ownership| match self.owned(*ownership) {
-            Some(owned) => {
+        let mut lanes: Vec<Ownership> = Vec::new();
+        for token in tokens {
+            let ownership = (token.lane, token.epoch);
+            if !lanes.contains(&ownership)
+                && let Some(owned) = self.owned(ownership)
+            {
                 owned.dirty = true;
-                true
+                lanes.push(ownership);
             }
-            None => false,
-        });
-        (!lanes.is_empty()).then(|| self.wait(lanes))
+        }
+        (!lanes.is_empty()).then(|| self.wait_for(lanes, false))
     }
 
     fn wait(&mut self, lanes: Vec<Ownership>) -> oneshot::Receiver<Vec<Ownership>> {
+        self.wait_for(lanes, true)
+    }
+
+    pub(super) fn wait_for(
+        &mut self,
+        lanes: Vec<Ownership>,
+        covered: bool,
+    ) -> oneshot::Receiver<Vec<Ownership>> {
         let (done, answer) = oneshot::channel();
-        self.waiters.push(Waiter { after: self.number, lanes, lost: Vec::new(), done });
+        self.waiters.push(Waiter { after: self.number, covered, lanes, lost: Vec::new(), done });
         answer
     }
 
@@ -136,14 +144,14 @@ impl Books {
     /// The broker has the commit, but for the lanes in `failed`.
     pub(crate) fn confirm(&mut self, commit: &Commit, failed: &[Ownership]) {
         self.confirmed = commit.number;
-        let mut open: Vec<Ownership> = failed.to_vec();
+        let mut incomplete: Vec<Ownership> = Vec::new();
         for part in &commit.lanes {
             let ownership = (part.lane, part.epoch);
             if failed.contains(&ownership) {
                 continue;
             }
             if !part.snapshot.complete {
-                open.push(ownership);
+                incomplete.push(ownership);
             }
             if part.last
                 && let Some(owned) = self.owned(ownership)
@@ -156,7 +164,9 @@ impl Books {
             chunk.after = chunk.after.max(commit.number + 1);
         }
         self.answer(|waiter| {
-            if waiter.after <= commit.number && waiter.lanes.iter().any(|lane| open.contains(lane)) {
+            let is_open =
+                |lane: &Ownership| failed.contains(lane) || (waiter.covered && incomplete.contains(lane));
+            if waiter.after <= commit.number && waiter.lanes.iter().any(is_open) {
                 waiter.after = commit.number + 1;
             }
             waiter.after <= commit.number
