@@ -66,11 +66,8 @@ impl RabbitAdmin {
         batch: Vec<(u64, DeadLetter)>,
     ) -> Result<u64> {
         let (topic, group, ordered) = place;
-        let mut items = Vec::with_capacity(batch.len());
-        for (_, letter) in &batch {
-            items.push(Self::revived(topic, group, ordered, letter)?);
-        }
-        let verdicts = self.shared.copier.courier.publish(items).await;
+        let revived = |index: usize| Self::revived(topic, group, ordered, &batch[index].1);
+        let verdicts = self.shared.copier.courier.publish_each(batch.len(), revived).await;
         let stored = batch.iter().zip(&verdicts).filter(|(_, verdict)| verdict.is_ok());
         let tags: Vec<u64> = stored.map(|((tag, _), _)| *tag).collect();
         look.remove(&tags).await?;

@@ -73,6 +73,16 @@ impl Delay {
         rung(deliver_at?.since(self.clock.now()))
     }
 
+    /// Returns the rungs that messages are on now or, when lanes were declared and what is before them published, then.
+    pub(crate) fn rungs(&self, times: impl Iterator<Item = Option<Timestamp>>) -> BTreeSet<usize> {
+        times.filter_map(|at| self.rung(at)).flat_map(|rung| [rung.saturating_sub(1), rung]).collect()
+    }
+
+    /// Returns the queue of the longest of `rungs` that is not too long by now, or `None` if each is.
+    pub(crate) fn lane_of(&self, deliver_at: Option<Timestamp>, rungs: &BTreeSet<usize>) -> Option<String> {
+        Some(self.lane(*rungs.range(..=self.rung(deliver_at)?).next_back()?))
+    }
+
     /// Returns the queue of a rung for the next message.
     pub(crate) fn lane(&self, rung: usize) -> String {
         names::delay(time(rung).as_secs(), self.next.fetch_add(1, Ordering::Relaxed) % sides(rung))

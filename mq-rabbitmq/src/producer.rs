@@ -14,7 +14,7 @@ use crate::backend::Shared;
 use crate::codec::{self, Publication};
 use crate::error::closed;
 use crate::names::{self, Target};
-use crate::publish::{Posted, Publisher, Verdicts};
+use crate::publish::{Posted, Publisher};
 
 pub(crate) struct RabbitProducer {
     shared: Arc<Shared>,
@@ -123,13 +123,12 @@ impl RabbitProducer {
         let mut waiting = delayed;
         let mut verdicts = Vec::new();
         for last in [false, true] {
-            let rung =
-                |(_, outgoing): &(usize, Outgoing)| self.shared.delay.rung(outgoing.message.deliver_at);
-            let rungs: BTreeSet<usize> =
-                waiting.iter().filter_map(rung).flat_map(|rung| [rung.saturating_sub(1), rung]).collect();
+            let times = waiting.iter().map(|(_, outgoing)| outgoing.message.deliver_at);
+            let rungs = self.shared.delay.rungs(times);
             let published = match self.shared.delay.ensure(&rungs).await {
                 Ok(firm) => {
-                    let verdicts = self.courier_publish(&waiting, &rungs).await;
+                    let item = |index: usize| self.on_its_way(&waiting[index].1, &rungs);
+                    let verdicts = self.courier.publish_each(waiting.len(), item).await;
                     firm.wait().await;
                     verdicts
                 }
@@ -151,39 +150,15 @@ impl RabbitProducer {
         verdicts
     }
 
-    async fn courier_publish(&self, waiting: &[(usize, Outgoing)], rungs: &BTreeSet<usize>) -> Verdicts {
-        let mut refused = Vec::with_capacity(waiting.len());
-        let mut items = Vec::with_capacity(waiting.len());
-        for (_, outgoing) in waiting {
-            match self.on_its_way(outgoing, rungs) {
-                Ok(item) => {
-                    items.push(item);
-                    refused.push(None);
-                }
-                Err(error) => refused.push(Some(error)),
-            }
-        }
-        let mut published = self.courier.publish(items).await.into_iter();
-        refused
-            .into_iter()
-            .map(|refused| match refused {
-                Some(error) => Err(error),
-                None => published.next().unwrap_or_else(|| Err(closed())),
-            })
-            .collect()
-    }
-
-    /// Makes the publication to the lane that fits by now: to declare lanes may have taken a while.
+    /// Makes the publication to the lane that fits by now.
     fn on_its_way(&self, outgoing: &Outgoing, rungs: &BTreeSet<usize>) -> Result<Publication> {
         let Outgoing { topic, message, .. } = outgoing;
-        let Some(rung) = self.shared.delay.rung(message.deliver_at) else {
+        let Some(lane) = self.shared.delay.lane_of(message.deliver_at, rungs) else {
             return codec::to_topic(outgoing.clone());
         };
-        // The longest of those declared that is not too long.
-        let Some(rung) = rungs.range(..=rung).next_back() else { return codec::to_topic(outgoing.clone()) };
         let target = Some(Target::Topic(topic.as_str()).to_string().into());
         let envelope = Envelope { target, ..Envelope::default() };
-        codec::to_queue(&self.shared.delay.lane(*rung), message.clone(), &envelope)
+        codec::to_queue(&lane, message.clone(), &envelope)
     }
 
     /// Tells a topic without a group from a topic that is not there: either way the message came back.

@@ -154,16 +154,48 @@ impl Publisher {
         Posted::Queued(count, verdicts)
     }
 
-    /// Publishes any number of publications and returns their verdicts.
+    /// Publishes some publications and returns their verdicts.
     pub(crate) async fn publish(&self, items: Vec<Publication>) -> Verdicts {
-        let mut verdicts = Vec::with_capacity(items.len());
         let mut posted = Vec::new();
         let mut items = items.into_iter().peekable();
         while items.peek().is_some() {
             posted.push(self.post(items.by_ref().take(self.parcel_limit()).collect()));
         }
+        let mut verdicts = Verdicts::new();
         for posted in posted {
             verdicts.extend(posted.verdicts().await);
+        }
+        verdicts
+    }
+
+    /// Publishes `count` publications, parcel after parcel, and returns the verdicts. Each is made when the parcels
+    /// before it are confirmed, so that it may depend on the time; once a parcel was not confirmed in time the others
+    /// are not sent.
+    pub(crate) async fn publish_each(
+        &self,
+        count: usize,
+        make: impl Fn(usize) -> Result<Publication>,
+    ) -> Verdicts {
+        let mut verdicts = Verdicts::with_capacity(count);
+        let mut in_time = true;
+        while verdicts.len() < count {
+            let first = verdicts.len();
+            if !in_time {
+                verdicts.resize_with(count, || Err(full()));
+                break;
+            }
+            let mut items = Vec::with_capacity(self.parcel_limit());
+            for index in first..count.min(first + self.parcel_limit()) {
+                // What could not be made has its verdict; the others get theirs below.
+                verdicts.push(make(index).map(|item| items.push(item)));
+            }
+            let end = Instant::now() + self.front.within;
+            if !items.is_empty() {
+                let published = self.post(items).verdicts().await;
+                let made = verdicts[first..].iter_mut().filter(|verdict| verdict.is_ok());
+                made.zip(published).for_each(|(verdict, published)| *verdict = published);
+            }
+            in_time = Instant::now() < end;
         }
         verdicts
     }

@@ -164,44 +164,25 @@ impl Copier {
     }
 
     async fn attempt(&self, copies: &[Copy], which: &[usize]) -> Verdicts {
-        let mut rungs = BTreeSet::new();
-        let made: Vec<_> = which.iter().map(|index| self.publication(&copies[*index], &mut rungs)).collect();
+        let rungs = self.delay.rungs(which.iter().map(|index| copies[*index].message.deliver_at));
         let firm = match self.delay.ensure(&rungs).await {
             Ok(firm) => firm,
             Err(error) => return which.iter().map(|_| Err(error.duplicate())).collect(),
         };
-        let mut verdicts: Vec<Option<Result<()>>> = Vec::with_capacity(made.len());
-        let mut items = Vec::with_capacity(made.len());
-        for made in made {
-            verdicts.push(match made {
-                Ok(item) => {
-                    items.push(item);
-                    None
-                }
-                Err(error) => Some(Err(error)),
-            });
-        }
-        let mut published = self.courier.publish(items).await.into_iter();
+        let copy = |index: usize| self.publication(&copies[which[index]], &rungs);
+        let verdicts = self.courier.publish_each(which.len(), copy).await;
         firm.wait().await;
         verdicts
-            .into_iter()
-            .map(|verdict| {
-                verdict.or_else(|| published.next()).unwrap_or_else(|| Err(crate::error::closed()))
-            })
-            .collect()
     }
 
-    fn publication(&self, copy: &Copy, rungs: &mut BTreeSet<usize>) -> Result<codec::Publication> {
+    fn publication(&self, copy: &Copy, rungs: &BTreeSet<usize>) -> Result<codec::Publication> {
         let message = copy.message.clone();
-        match self.delay.rung(message.deliver_at) {
-            None => codec::to_queue(&copy.queue, message, &copy.envelope),
-            Some(rung) => {
-                rungs.insert(rung);
-                let target = Some(Target::Queue(&copy.queue).to_string().into());
-                let envelope = Envelope { target, ..copy.envelope.clone() };
-                codec::to_queue(&self.delay.lane(rung), message, &envelope)
-            }
-        }
+        let Some(lane) = self.delay.lane_of(message.deliver_at, rungs) else {
+            return codec::to_queue(&copy.queue, message, &copy.envelope);
+        };
+        let target = Some(Target::Queue(&copy.queue).to_string().into());
+        let envelope = Envelope { target, ..copy.envelope.clone() };
+        codec::to_queue(&lane, message, &envelope)
     }
 
     /// Settles a batch of one session.
