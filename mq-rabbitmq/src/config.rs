@@ -27,7 +27,8 @@ pub struct RabbitMqConfig {
     pub connect_timeout: Duration,
     /// How long any reply may take. Default 10 s.
     pub request_timeout: Duration,
-    /// How long a send or a relocation waits for its confirmation. Default 10 s.
+    /// How long a send or a relocation waits for its confirmation. Default 10 s. A large batch of delayed messages goes
+    /// in parts of half a window, one after the other; once one is not confirmed in time the others are not sent.
     pub publish_timeout: Duration,
     /// After how long without a sign of life a connection is given up. Default 10 s.
     pub heartbeat: Duration,
