@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use mq::{GroupSettings, Message, Publisher, TopicSpec};
+use mq::{GroupSettings, Message, SendRetry, TopicSpec};
 
 use crate::brokers;
 use crate::suite::context::Context;
@@ -38,25 +38,6 @@ pub(crate) async fn sql(context: Context) -> Result<Verdict> {
     checked
 }
 
-/// Sends each of these messages until it is confirmed: what may be stored is sent once more under its id, for which
-/// there is a store.
-async fn send(mut numbers: Vec<usize>, publisher: &Publisher) -> Result<()> {
-    let end = tokio::time::Instant::now() + SENT;
-    while !numbers.is_empty() {
-        let message = |n: &usize| Message::new("").id(format!("m{n}")).key(n.to_string());
-        let verdicts = publisher.send_batch(numbers.iter().map(message).collect()).await;
-        let mut again = Vec::new();
-        for (number, verdict) in numbers.into_iter().zip(verdicts) {
-            match verdict {
-                Err(error) if error.is_retryable() && tokio::time::Instant::now() < end => again.push(number),
-                verdict => drop(verdict?),
-            }
-        }
-        numbers = again;
-    }
-    Ok(())
-}
-
 /// Two processes handle all that is sent twice, one is killed half-way: each effect is made once.
 async fn check(context: &Context, topic: mq::TopicName, store: StoreUrl) -> Result<Verdict> {
     let group = context.group("g");
@@ -73,9 +54,14 @@ async fn check(context: &Context, topic: mq::TopicName, store: StoreUrl) -> Resu
     };
     let dies = context.harness.victim(plan(Some(MESSAGES / 4))).await?;
     let lives = context.harness.victim(plan(None)).await?;
-    let publisher = context.publisher(&topic).await?;
+    // What may be stored is sent once more under its id: that is what there is a store for.
+    let publisher = context.client.publisher(topic.clone()).retry(SendRetry::any(SENT)).await?;
     for first in (0..MESSAGES).step_by(BATCH) {
-        send((first..first + BATCH).flat_map(|n| [n, n]).collect(), &publisher).await?;
+        let message = |n: usize| Message::new("").id(format!("m{n}")).key(n.to_string());
+        let batch = (first..first + BATCH).flat_map(|n| [message(n), message(n)]).collect();
+        for verdict in publisher.send_batch(batch).await {
+            verdict?;
+        }
     }
     if let Err(error) = dies.wait().await {
         let (made, stats) = (effects.count().await?, context.stats(&topic, "g").await?);
