@@ -154,6 +154,7 @@ fn run(inner: &Weak<Inner>, mut native: Native, stop: &AtomicBool) {
     let hands = native.context().hands.clone();
     let places = hands.waiting.lock().places();
     leave(&native, &hands, &places);
+    crate::native::leave(&native);
 }
 
 /// Takes what the broker has, until the next record is due.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 
 use crate::config::KafkaConfig;
 use crate::member::Opening;
@@ -83,6 +84,16 @@ pub(crate) fn consumer(config: &KafkaConfig, opening: &Opening) -> ClientConfig 
         .set("queued.min.messages", READ_AHEAD)
         .set("queued.max.messages.kbytes", queue.to_string());
     native
+}
+
+/// Prepares a consumer that is going to be dropped, on the thread that polls it. One without partitions says only now
+/// that it leaves its group; when it is closed it does not (librdkafka 2.12.1, cooperative), and the group, which waits
+/// for it at its next rebalance, could not commit until the session ends. One with partitions must not say it now: it
+/// would be closed while it gives them up, which makes it forget to leave as well.
+pub(crate) fn leave<C: ConsumerContext + 'static>(consumer: &BaseConsumer<C>) {
+    if consumer.assignment().is_ok_and(|partitions| partitions.count() == 0) {
+        consumer.unsubscribe();
+    }
 }
 
 #[cfg(test)]

@@ -105,12 +105,12 @@ impl MemberContext {
         Queue { ownership, source, native, ready }
     }
 
-    fn revoke(&self, consumer: &Native, partitions: &TopicPartitionList) {
+    fn revoke(&self, consumer: &Native, cooperative: bool, partitions: &TopicPartitionList) {
         let lanes: Vec<Lane> =
             partitions.elements().iter().filter_map(|element| self.shared.lane(element)).collect();
         let lost = consumer.assignment_lost();
-        if lost {
-            // The group has forgotten the member, which joins it anew.
+        if lost || cooperative {
+            // The group has forgotten the member, which joins it anew; or what it gets instead comes next, be it nothing.
             self.shared.joined.store(false, Ordering::Release);
         }
         let leaving: Vec<Ownership> = {
@@ -164,7 +164,7 @@ impl ConsumerContext for MemberContext {
             };
             if cooperative { consumer.incremental_assign(taken) } else { consumer.assign(taken) }
         } else {
-            self.revoke(consumer, partitions);
+            self.revoke(consumer, cooperative, partitions);
             if cooperative { consumer.incremental_unassign(partitions) } else { consumer.unassign() }
         };
         if let Err(error) = applied {

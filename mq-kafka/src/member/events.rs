@@ -16,13 +16,15 @@ use super::gone::Watch;
 use super::poll::Command;
 use super::{MemberContext, Native, Shared, commit, partition_of, poll};
 use crate::error::{from_native, is_permanent};
+use crate::native::leave;
 use crate::producer::release;
 
 /// How long an ending waits for the last commits.
 pub(super) const END: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
-/// How long a member that is closed while it joins waits for the group's answer. One that went before would stay
-/// in the group as a member to come (KIP-394) until the session ends, and all others would wait for it.
+/// How long a member that is closed while it joins, or while it gives some of its partitions to others, waits for the
+/// rest of the group's answer. One that went before would stay in the group until the session ends (as a member to come,
+/// KIP-394, or because the native client forgets to leave), and all others would wait for it.
 const JOIN: Duration = Duration::from_secs(5);
 
 /// Starts the member's threads; the answer comes when it has left the group.
@@ -80,7 +82,7 @@ impl Life {
         Ok(Self { native, poll, commit, stopped })
     }
 
-    /// Ends the threads; returns the native consumer.
+    /// Ends the threads; returns the native consumer, which leaves its group when it is dropped.
     fn end(self, shared: &Shared) -> Arc<Native> {
         self.native.context().tell(Command::Stop);
         self.stopped.store(true, Ordering::Release);
@@ -90,6 +92,7 @@ impl Life {
                 tracing::error!(target: "mq", group = shared.group, "a consumer's thread panicked");
             }
         }
+        leave(&self.native);
         self.native
     }
 }

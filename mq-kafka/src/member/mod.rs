@@ -105,7 +105,7 @@ pub(crate) struct Shared {
     /// The poll thread waits for room.
     hungry: AtomicBool,
     poller: Mutex<Option<Thread>>,
-    /// The group has answered this life of the member, which is known by an id since.
+    /// The group has answered this life of the member, and more of that answer is not to come.
     joined: AtomicBool,
     config: ClientConfig,
     /// When the last commit that was confirmed was sent: the member was in its group then.

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use mq::{ErrorKind, Message};
+use mq::{ErrorKind, Message, TopicSpec};
 
 use crate::suite::context::{Context, body, drain, expect_kind, one, quiet, send, take};
 use crate::suite::manifest::Verdict;
@@ -92,6 +92,43 @@ pub(crate) async fn close_makes_room_at_once(context: Context) -> Result<Verdict
         );
         next.close(Duration::from_secs(10)).await?;
     }
+    Ok(Verdict::Pass)
+}
+
+pub(crate) async fn idle_members_leave(context: Context) -> Result<Verdict> {
+    let topic = context.topic();
+    // Where partitions are shared out, there are fewer than members.
+    context.admin().ensure_topic(&topic, &TopicSpec::default().partitions(1)).await?;
+    let publisher = context.publisher(&topic).await?;
+    let busy = context.subscribe(&topic, "g").await?;
+    publisher.send(Message::new("m")).await?;
+    one(&busy).await?.ack().await?;
+    let mut idle = Vec::new();
+    for count in 2..=5 {
+        idle.push(context.subscribe(&topic, "g").await?);
+        context
+            .until(|| async {
+                let consumers = context.stats(&topic, "g").await?.consumers;
+                ensure!(
+                    consumers.is_none_or(|consumers| consumers == count),
+                    "{consumers:?} of {count} members"
+                );
+                Ok(())
+            })
+            .await?;
+    }
+    for member in idle {
+        member.close(Duration::from_secs(10)).await?;
+    }
+    let begun = Instant::now();
+    let next = context.subscribe(&topic, "g").await?;
+    publisher.send(Message::new("m")).await?;
+    tokio::select! {
+        received = one(&busy) => received?.ack().await?,
+        received = one(&next) => received?.ack().await?,
+    }
+    let took = begun.elapsed();
+    ensure!(took < Duration::from_secs(3), "after four closes it took {took:?}");
     Ok(Verdict::Pass)
 }
 

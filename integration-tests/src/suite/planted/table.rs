@@ -19,6 +19,7 @@ pub(super) const NOTICED: &[(Defect, &[&str])] = &[
             "flow.batch_up_to_max",
             "settle.as_a_stream",
             "lifecycle.close_makes_room_at_once",
+            "lifecycle.idle_members_leave",
             "order.retry_lets_others_pass",
             "cancel.declaring",
             "observe.many_topics",
