@@ -22,6 +22,7 @@ use crate::config::KafkaConfig;
 use crate::connection::Inner;
 use crate::error::{from_delivery, from_native};
 use crate::link::Link;
+use crate::native;
 use crate::producer::release;
 use crate::rungs;
 use crate::verdicts::Verdict;
@@ -132,29 +133,31 @@ fn native_config(config: &KafkaConfig) -> rdkafka::ClientConfig {
     native
 }
 
-fn run(inner: &Weak<Inner>, mut native: Native, stop: &AtomicBool) {
+fn run(inner: &Weak<Inner>, mut consumer: Native, stop: &AtomicBool) {
     let mut committed = Instant::now();
     while !stop.load(Ordering::Acquire) {
         let Some(inner) = inner.upgrade() else { break };
-        if native.context().link.is_stranded() {
+        if consumer.context().link.is_stranded() {
             match join(&inner) {
-                Ok(fresh) => release(std::mem::replace(&mut native, fresh)),
+                Ok(fresh) => release(std::mem::replace(&mut consumer, fresh)),
                 Err(error) => inner.context.events.failed("forward", &error),
             }
         }
-        let hands = &native.context().hands;
-        gather(&inner, &native, hands);
+        let hands = &consumer.context().hands;
+        gather(&inner, &consumer, hands);
         forward(&inner, hands);
-        flow(&native, hands);
+        flow(&consumer, hands);
         if committed.elapsed() >= COMMIT {
             committed = Instant::now();
-            commit(&native, hands);
+            commit(&consumer, hands);
         }
     }
-    let hands = native.context().hands.clone();
+    let hands = consumer.context().hands.clone();
     let places = hands.waiting.lock().places();
-    leave(&native, &hands, &places);
-    crate::native::leave(&native);
+    leave(&consumer, &hands, &places);
+    if native::leave(&consumer) {
+        native::see_off(&consumer, &rungs::topic(0), SETTLE);
+    }
 }
 
 /// Takes what the broker has, until the next record is due.

@@ -1,9 +1,9 @@
 //! The settings of native producers and consumers, after the windows.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::{ClientConfig, TopicPartitionList};
 
 use crate::config::KafkaConfig;
 use crate::member::Opening;
@@ -13,6 +13,9 @@ const BATCH: usize = 1_000_000;
 
 /// A member is out when it did not poll for so long; the events thread polls all the time.
 const POLL_INTERVAL: Duration = Duration::from_secs(120);
+
+/// How long callbacks are waited for that are on their way already.
+const CALLBACKS: Duration = Duration::from_millis(1);
 
 /// Messages of a partition that the native client reads ahead, in whole fetches and within the bytes. Each costs it
 /// some hundred bytes: with 200,000 they come from fresh memory instead of from caches, which took a quarter
@@ -86,13 +89,35 @@ pub(crate) fn consumer(config: &KafkaConfig, opening: &Opening) -> ClientConfig 
     native
 }
 
-/// Prepares a consumer that is going to be dropped, on the thread that polls it. One without partitions says only now
-/// that it leaves its group; when it is closed it does not (librdkafka 2.12.1, cooperative), and the group, which waits
-/// for it at its next rebalance, could not commit until the session ends. One with partitions must not say it now: it
-/// would be closed while it gives them up, which makes it forget to leave as well.
-pub(crate) fn leave<C: ConsumerContext + 'static>(consumer: &BaseConsumer<C>) {
-    if consumer.assignment().is_ok_and(|partitions| partitions.count() == 0) {
+/// Has a consumer that is about to be dropped leave its group, if it has no partitions, and returns whether it was told
+/// to: when it is dropped it does not (librdkafka 2.12.1, cooperative), and the group, which waits for it at its next
+/// rebalance, could commit nothing until the session ends. One with partitions leaves when it is dropped, and only then:
+/// one that is dropped while it gives them up forgets to leave as well.
+pub(crate) fn leave<C: ConsumerContext + 'static>(consumer: &BaseConsumer<C>) -> bool {
+    let has_nothing = consumer.assignment().is_ok_and(|partitions| partitions.count() == 0);
+    if has_nothing {
         consumer.unsubscribe();
+    }
+    has_nothing
+}
+
+/// Waits, at most so long, until a consumer that was told to leave has done so, which it does at the end of a rebalance
+/// that is under way; callbacks run meanwhile. It does not say when, but the coordinator answers the requests of
+/// a connection one after another: what is asked now is answered after the join, then after the sync, then after the
+/// consumer has seen that it has to leave.
+pub(crate) fn see_off<C: ConsumerContext + 'static>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    within: Duration,
+) {
+    let deadline = Instant::now() + within;
+    for _ in ["join", "sync", "leave"] {
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(topic, 0);
+        if consumer.committed_offsets(asked, deadline.saturating_duration_since(Instant::now())).is_err() {
+            return;
+        }
+        while consumer.poll(CALLBACKS).is_some() {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! What happens when partitions come and go.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,7 @@ use super::poll::{Command, Queue};
 use super::{Native, Shared, Source};
 use crate::connection::ANSWER;
 use crate::error::from_native;
+use crate::groups::Declaration;
 use crate::tracker::Tracker;
 
 /// What the native consumer calls back, on the events thread.
@@ -151,12 +153,13 @@ impl ConsumerContext for MemberContext {
         partitions: &mut TopicPartitionList,
     ) {
         let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
+        let none = TopicPartitionList::new();
         let applied = if self.retired.load(Ordering::Acquire) {
             consumer.unassign()
         } else if err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             self.shared.joined.store(true, Ordering::Release);
-            let none = TopicPartitionList::new();
             let taken = if self.shared.books.lock().is_closed() {
+                self.shared.refused.fetch_or(partitions.count() > 0, Ordering::AcqRel);
                 &none
             } else {
                 self.assign(consumer, partitions);
@@ -165,7 +168,8 @@ impl ConsumerContext for MemberContext {
             if cooperative { consumer.incremental_assign(taken) } else { consumer.assign(taken) }
         } else {
             self.revoke(consumer, cooperative, partitions);
-            if cooperative { consumer.incremental_unassign(partitions) } else { consumer.unassign() }
+            let given = if self.shared.refused.load(Ordering::Acquire) { &none } else { partitions };
+            if cooperative { consumer.incremental_unassign(given) } else { consumer.unassign() }
         };
         if let Err(error) = applied {
             self.shared.inner.context.events.failed("rebalance", &from_native(&error));
@@ -206,6 +210,7 @@ impl Shared {
         let committed =
             consumer.committed_offsets(partitions.clone(), ANSWER).map_err(|error| from_native(&error))?;
         let elements = committed.elements();
+        let mut declared = HashMap::new();
         elements
             .iter()
             .filter_map(|element| Some((self.source(element.topic())?, element)))
@@ -216,7 +221,8 @@ impl Shared {
                         Tracker::resume(offset, &metadata(element))
                     }
                     _ => {
-                        Tracker::resume(self.first(consumer, &self.sources[source], element.partition())?, "")
+                        let source = &self.sources[source];
+                        Tracker::resume(self.first(consumer, &mut declared, source, element.partition())?, "")
                     }
                 };
                 Ok(Begin { source, partition: element.partition(), tracker })
@@ -226,9 +232,21 @@ impl Shared {
 
     /// Returns where a group begins in a partition in which it committed nothing: where it was
     /// declared to start; at the oldest message in its inbox, and in partitions that came later.
-    fn first(&self, consumer: &Native, source: &Source, partition: i32) -> Result<i64> {
-        if !source.inbox
-            && let Some(declared) = self.inner.readers.declaration(&source.dead)?
+    fn first<'a>(
+        &self,
+        consumer: &Native,
+        declared: &mut HashMap<&'a str, Option<Declaration>>,
+        source: &'a Source,
+        partition: i32,
+    ) -> Result<i64> {
+        if source.inbox {
+            return Ok(watermarks(consumer, source, partition)?.0);
+        }
+        let declared = match declared.entry(&source.dead) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(self.inner.readers.declaration(&source.dead)?),
+        };
+        if let Some(declared) = declared
             && let Some(start) = usize::try_from(partition).ok().and_then(|index| declared.start.get(index))
         {
             // A start behind the end is of a topic that was deleted.

@@ -16,7 +16,7 @@ use super::gone::Watch;
 use super::poll::Command;
 use super::{MemberContext, Native, Shared, commit, partition_of, poll};
 use crate::error::{from_native, is_permanent};
-use crate::native::leave;
+use crate::native::{leave, see_off};
 use crate::producer::release;
 
 /// How long an ending waits for the last commits.
@@ -44,6 +44,9 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<oneshot::Receiver<Result<()>
             };
         }
         let outcome = shared.give_back();
+        if leave(&life.native) && !shared.link.is_down() {
+            see_off(&life.native, &shared.sources[0].topic, JOIN);
+        }
         // The last handle leaves the group and calls the context back while it does.
         drop(life.end(&shared));
         // Whoever closed may have stopped waiting.
@@ -82,7 +85,7 @@ impl Life {
         Ok(Self { native, poll, commit, stopped })
     }
 
-    /// Ends the threads; returns the native consumer, which leaves its group when it is dropped.
+    /// Ends the threads; returns the native consumer.
     fn end(self, shared: &Shared) -> Arc<Native> {
         self.native.context().tell(Command::Stop);
         self.stopped.store(true, Ordering::Release);
@@ -92,7 +95,6 @@ impl Life {
                 tracing::error!(target: "mq", group = shared.group, "a consumer's thread panicked");
             }
         }
-        leave(&self.native);
         self.native
     }
 }
@@ -116,6 +118,7 @@ fn again(shared: &Arc<Shared>, life: Life, end: End) -> Option<Life> {
         shared.finish(&lanes, Instant::now() + END);
     }
     shared.lose(&lanes);
+    leave(&life.native);
     release(life.end(shared));
     if end == End::Gone {
         shared.make_again();

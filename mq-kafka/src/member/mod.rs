@@ -107,6 +107,8 @@ pub(crate) struct Shared {
     poller: Mutex<Option<Thread>>,
     /// The group has answered this life of the member, and more of that answer is not to come.
     joined: AtomicBool,
+    /// The group gave partitions to this member when it was closed: the native consumer has not taken them.
+    refused: AtomicBool,
     config: ClientConfig,
     /// When the last commit that was confirmed was sent: the member was in its group then.
     heard: Mutex<Instant>,
@@ -159,6 +161,7 @@ impl Member {
             hungry: AtomicBool::new(false),
             poller: Mutex::default(),
             joined: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             config,
             heard: Mutex::new(Instant::now()),
             link: Link::new("consumer", inner.context.events.clone()),
