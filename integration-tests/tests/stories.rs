@@ -68,7 +68,7 @@ fn a_handler_kills_its_process(kind: BrokerKind) -> Result<()> {
             Ok(read(&handled).len() == sent.len() - 1 && !scene.dead_letters()?.is_empty())
         })?;
         if !died {
-            ensure!(consumer.terminate()? == Some(130), "it did not end cleanly");
+            consumer.ends_cleanly()?;
             break;
         }
         deaths += 1;
@@ -177,9 +177,9 @@ fn a_backlog_is_left_behind(kind: BrokerKind) -> Result<()> {
         ensure!(Instant::now() < deadline, "it is not left behind: {look}");
     }
     ensure!(drained, "no look saw it drain");
-    ensure!(watch.terminate()? == Some(130), "the watch did not end cleanly");
+    watch.ends_cleanly()?;
     for member in &mut members {
-        ensure!(member.terminate()? == Some(130), "a member did not end cleanly");
+        member.ends_cleanly()?;
     }
     scene.done(&["dead", "redrive", topic, "--group", group, "--all"], "")?;
     let back = consume(&["--count", "100"])?;

@@ -117,7 +117,8 @@ pub(crate) fn see_off<C: ConsumerContext + 'static>(
         if consumer.committed_offsets(asked, deadline.saturating_duration_since(Instant::now())).is_err() {
             return;
         }
-        while consumer.poll(CALLBACKS).is_some() {}
+        // Of what comes nothing is kept: it is of partitions that came too late.
+        while Instant::now() < deadline && consumer.poll(CALLBACKS).is_some() {}
     }
 }
 

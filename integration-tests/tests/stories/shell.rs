@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -190,19 +190,25 @@ impl Running {
         Ok(())
     }
 
-    /// Asks it to end; returns its exit code.
-    pub(crate) fn terminate(&mut self) -> Result<Option<i32>> {
+    /// Asks it to end, which it must do in an orderly way.
+    pub(crate) fn ends_cleanly(&mut self) -> Result<()> {
         let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
         ensure!(asked.success(), "kill: {asked}");
-        self.wait(Duration::from_secs(30))
+        let status = self.ended(Duration::from_secs(30))?;
+        ensure!(status.code() == Some(130), "the command ended with {status}: {}", self.said());
+        Ok(())
     }
 
     /// Waits until it ends by itself; returns its exit code.
     pub(crate) fn wait(&mut self, within: Duration) -> Result<Option<i32>> {
+        Ok(self.ended(within)?.code())
+    }
+
+    fn ended(&mut self, within: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + within;
         loop {
             if let Some(status) = self.child.try_wait()? {
-                return Ok(status.code());
+                return Ok(status);
             }
             if Instant::now() > deadline {
                 bail!("the command did not end within {within:?}: {}", self.said());
