@@ -44,7 +44,9 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<oneshot::Receiver<Result<()>
             };
         }
         let outcome = shared.give_back();
-        if leave(&life.native) && !shared.link.is_down() {
+        // Whoever got no answer in all that time need not wait for another.
+        let answered = shared.joined.load(Ordering::Acquire) && !shared.link.is_down();
+        if leave(&life.native) && answered {
             see_off(&life.native, &shared.sources[0].topic, JOIN);
         }
         // The last handle leaves the group and calls the context back while it does.
