@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use mq_core::driver::{Admin, Backend, Consumer, ConsumerOptions, Context, Producer};
-use mq_core::{Capabilities, Error, ErrorKind, Event, Result};
+use mq_core::{Capabilities, Error, ErrorKind, Event, Result, Start};
 use parking_lot::Mutex;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext;
@@ -230,11 +230,18 @@ impl Inner {
         Ok(created)
     }
 
-    /// Waits until a topic that was created shows.
+    /// Waits until a topic that was created takes messages. It shows before each of its partitions has its log: when the
+    /// first batch of a partition is refused and the second, sent behind it, is the first that is stored, the broker
+    /// takes the first no more, and the native client believes that it is there (librdkafka 2.12.1).
     async fn wait_for(self: &Arc<Self>, topic: &str) -> Result<()> {
         let deadline = Instant::now() + ANSWER;
         loop {
-            match self.partitions_of(topic).await {
+            let name = topic.to_owned();
+            let ends = self.ask(move |inner| match inner.partitions(&name)? {
+                Some(partitions) => inner.readers.offsets(&name, partitions, Start::Latest),
+                None => Err(Error::new(ErrorKind::NotFound, format!("there is no topic {name}"))),
+            });
+            match ends.await {
                 Ok(_) => return Ok(()),
                 Err(error) if Instant::now() >= deadline => return Err(error),
                 Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,

@@ -63,6 +63,9 @@ impl ProducerContext for Reports {
 
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Ticket) {
         let verdict = match result {
+            // The broker takes it no more, since it holds a later one of this producer: the native client believes that
+            // it was stored before, and does not know where.
+            Ok(stored) if stored.offset() < 0 => Verdict::Failed(Code::PurgeInflight),
             Ok(stored) => Verdict::Stored { partition: stored.partition(), offset: stored.offset() },
             Err((error, _)) => Verdict::Failed(error.rdkafka_error_code().unwrap_or(Code::Unknown)),
         };

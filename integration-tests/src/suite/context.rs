@@ -149,7 +149,9 @@ pub(super) async fn drain(subscriber: &Subscriber, count: usize) -> Result<Vec<S
     let mut bodies = Vec::with_capacity(count);
     let mut acks = Vec::with_capacity(count);
     while bodies.len() < count {
-        let delivery = one(subscriber).await.with_context(|| format!("after {} of {count}", bodies.len()))?;
+        let delivery = one(subscriber)
+            .await
+            .with_context(|| format!("after {} of {count}: {}", bodies.len(), bodies.join(" ")))?;
         bodies.push(body(&delivery));
         acks.push(delivery.ack());
     }
