@@ -230,17 +230,15 @@ impl Inner {
         Ok(created)
     }
 
-    /// Waits until a topic that was created takes messages. It shows before each of its partitions has its log: when the
-    /// first batch of a partition is refused and the second, sent behind it, is the first that is stored, the broker
-    /// takes the first no more, and the native client believes that it is there (librdkafka 2.12.1).
+    /// Waits until a topic that was created takes messages. It shows before each of its partitions has its log, and a send
+    /// in between was confirmed, without a place, and lost (librdkafka 2.12.1).
     async fn wait_for(self: &Arc<Self>, topic: &str) -> Result<()> {
         let deadline = Instant::now() + ANSWER;
         loop {
-            let name = topic.to_owned();
-            let ends = self.ask(move |inner| match inner.partitions(&name)? {
-                Some(partitions) => inner.readers.offsets(&name, partitions, Start::Latest),
-                None => Err(Error::new(ErrorKind::NotFound, format!("there is no topic {name}"))),
-            });
+            let ends = async {
+                let (name, partitions) = (topic.to_owned(), self.partitions_of(topic).await?);
+                self.ask(move |inner| inner.readers.offsets(&name, partitions, Start::Latest)).await
+            };
             match ends.await {
                 Ok(_) => return Ok(()),
                 Err(error) if Instant::now() >= deadline => return Err(error),

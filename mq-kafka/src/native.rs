@@ -1,4 +1,4 @@
-//! The settings of native producers and consumers, after the windows.
+//! The settings of native producers and consumers, after the windows; how a consumer leaves its group.
 
 use std::time::{Duration, Instant};
 

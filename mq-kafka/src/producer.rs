@@ -63,8 +63,7 @@ impl ProducerContext for Reports {
 
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Ticket) {
         let verdict = match result {
-            // The broker takes it no more, since it holds a later one of this producer: the native client believes that
-            // it was stored before, and does not know where.
+            // The native client believes that it was stored before and does not know where: it may not be there.
             Ok(stored) if stored.offset() < 0 => Verdict::Failed(Code::PurgeInflight),
             Ok(stored) => Verdict::Stored { partition: stored.partition(), offset: stored.offset() },
             Err((error, _)) => Verdict::Failed(error.rdkafka_error_code().unwrap_or(Code::Unknown)),
