@@ -232,12 +232,15 @@ impl Harness for BrokerHarness {
         let stdout = child.stdout.take().context("the child has no standard output")?;
         let mut lines = BufReader::new(stdout).lines();
         let ready = async {
+            let mut said = Vec::new();
             while let Some(line) = lines.next_line().await? {
                 if line == victim::READY {
                     return Ok(());
                 }
+                said.push(line);
             }
-            bail!("the consumer to be killed ended before it had done what its plan says")
+            let (ended, said) = (child.wait().await?, said.join("; "));
+            bail!("the consumer to be killed ended ({ended}) before it had done what its plan says: {said}")
         };
         tokio::time::timeout(Duration::from_secs(60), ready)
             .await

@@ -149,12 +149,19 @@ pub(super) async fn become_one() -> Result<()> {
     become_member().await?;
     let (Ok(url), Ok(plan)) = (std::env::var(URL), std::env::var(PLAN)) else { return Ok(()) };
     let plan: Plan = serde_json::from_str(&plan)?;
-    let client = planted::connect(url).await?;
     let die = || {
         // `kill -9`: nothing of this process gets to run any more.
         drop(std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status());
     };
-    work(&client, &plan, || println!("{READY}"), die).await?;
+    let worked = async {
+        let client = planted::connect(url).await?;
+        work(&client, &plan, || println!("{READY}"), die).await
+    };
+    if let Err(error) = worked.await {
+        // To the row that waits for it.
+        println!("{error:#}");
+        return Err(error);
+    }
     tokio::time::sleep(Duration::MAX).await;
     Ok(())
 }
