@@ -11,6 +11,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use serde::Serialize;
 
 use super::context::Context;
+use super::fault_history;
 use super::harness::Harness;
 use super::manifest::{Case, Kind, Verdict, manifest};
 
@@ -104,7 +105,7 @@ async fn row(case: Case, harness: Arc<dyn Harness>, seed: u64, histories: u32) -
 /// gives ten times as much to do.
 fn limit(case: &Case, histories: u32) -> Duration {
     match case.id {
-        "faults.history" => LIMIT * histories,
+        "faults.history" => (fault_history::LIMIT + Duration::from_secs(30)) * histories,
         "delay.on_time_beside_a_backlog" if is_long() => LIMIT * 10,
         _ => LIMIT,
     }

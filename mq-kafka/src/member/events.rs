@@ -26,6 +26,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// rest of the group's answer. One that went before would stay in the group until the session ends (as a member to come,
 /// KIP-394, or because the native client forgets to leave), and all others would wait for it.
 const JOIN: Duration = Duration::from_secs(5);
+/// How long leaving may take in all: the join, the commits, the goodbye, and what the native client waits for itself.
+pub(super) const LEAVE: Duration =
+    JOIN.saturating_add(END).saturating_add(JOIN).saturating_add(Duration::from_secs(10));
 
 /// Starts the member's threads; the answer comes when it has left the group.
 pub(super) fn start(shared: &Arc<Shared>) -> Result<oneshot::Receiver<Result<()>>> {

@@ -234,7 +234,7 @@ impl Member {
     pub(crate) async fn close(&self) -> Result<()> {
         self.stop();
         let Some(ended) = self.ended.lock().take() else { return Ok(()) };
-        match tokio::time::timeout(events::END + Duration::from_secs(10), ended).await {
+        match tokio::time::timeout(events::LEAVE, ended).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Ok(()),
             Err(_) => Err(mq_core::Error::new(
