@@ -27,7 +27,7 @@ use crate::scripts::Script;
 use crate::synced;
 use crate::topology::{self, Registry};
 
-/// The most commands and bytes of one round trip. The native client copies each trip: larger ones took 3 MiB more memory.
+/// The most commands and bytes of one round trip, of which the native client makes a copy at once.
 const CHUNK: (usize, usize) = (500, 256 << 10);
 /// How long before a due time the server's clock may still be behind ours.
 const SKEW: Duration = Duration::from_secs(60);

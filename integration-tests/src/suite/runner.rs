@@ -17,6 +17,8 @@ use super::manifest::{Case, Kind, Verdict, manifest};
 
 /// The longest a row may take.
 const LIMIT: Duration = Duration::from_secs(180);
+/// What a history needs before and after it is played: its broker in order, a client.
+const AROUND: Duration = Duration::from_secs(30);
 /// The histories with faults that are played on each backend otherwise.
 const SHORT: u32 = 2;
 /// The histories with faults that `--long` plays on each backend.
@@ -105,7 +107,7 @@ async fn row(case: Case, harness: Arc<dyn Harness>, seed: u64, histories: u32) -
 /// gives ten times as much to do.
 fn limit(case: &Case, histories: u32) -> Duration {
     match case.id {
-        "faults.history" => (fault_history::LIMIT + Duration::from_secs(30)) * histories,
+        "faults.history" => (fault_history::LIMIT + AROUND) * histories,
         "delay.on_time_beside_a_backlog" if is_long() => LIMIT * 10,
         _ => LIMIT,
     }

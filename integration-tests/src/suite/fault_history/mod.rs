@@ -27,7 +27,7 @@ use super::faulty::Faulty;
 use super::manifest::Verdict;
 
 /// The longest that one history may take: three starts of a broker that each take a minute on a busy machine, and the
-/// work. One that stands still ends long before.
+/// work. One of whose messages none comes any more ends by itself after a minute.
 pub(super) const LIMIT: Duration = Duration::from_secs(400);
 /// How many messages a failure tells the story of.
 const STORIES: usize = 6;
