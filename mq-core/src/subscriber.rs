@@ -256,6 +256,9 @@ pub struct CloseReport {
     pub unanswered: usize,
 }
 
+/// What leaving the group may take after the deadline.
+const GRACE: Duration = Duration::from_secs(5);
+
 async fn close(shared: &Shared, deadline: Duration) -> Result<CloseReport> {
     let end = Instant::now() + deadline;
     // Whether it drained or ran out of time shows in what is left.
@@ -263,9 +266,13 @@ async fn close(shared: &Shared, deadline: Duration) -> Result<CloseReport> {
     if *shared.stop.borrow() {
         return Ok(CloseReport::default());
     }
-    let given_back = shared.end();
-    let grace = Instant::now() + Duration::from_secs(5);
-    match tokio::time::timeout_at(end.max(grace), shared.consumer.close()).await {
+    let mut given_back = 0;
+    let leaving = async {
+        given_back = shared.end().await;
+        shared.consumer.close().await
+    };
+    let left = tokio::time::timeout_at(end.max(Instant::now() + GRACE), leaving).await;
+    match left {
         Ok(closed) => closed.map_err(|error| error.during(shared.backend, "close"))?,
         Err(_) => {
             let text = "the group was not left in time; what was held comes back when the session ends";
@@ -378,6 +385,9 @@ impl Subscriber {
     }
 
     /// Stops receiving, waits for what is in hand to be settled, gives the rest back and leaves the group.
+    ///
+    /// What is in hand at the deadline turns stale. Leaving, with settlements that are under way by then, may take 5 s
+    /// more.
     ///
     /// # Errors
     /// What could not be given back in time, which comes back when the broker ends the session.

@@ -25,7 +25,7 @@ pub struct RabbitMqConfig {
     pub ca_file: Option<String>,
     /// How long a first connection may take. Default 5 s.
     pub connect_timeout: Duration,
-    /// How long any reply may take. Default 10 s.
+    /// How long any reply may take. Default 15 s: the broker takes 10 s to give up on a new queue when its disk stalls.
     pub request_timeout: Duration,
     /// How long a send or a relocation waits for its confirmation. Default 10 s. A large batch of delayed messages goes
     /// in parts of half a window, one after the other; once one is not confirmed in time the others are not sent.
@@ -48,7 +48,7 @@ impl Default for RabbitMqConfig {
             auth_mechanism: "plain".into(),
             ca_file: None,
             connect_timeout: Duration::from_secs(5),
-            request_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(15),
             publish_timeout: Duration::from_secs(10),
             heartbeat: Duration::from_secs(10),
             publish_channels: 4,

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use lapin::Channel;
 use lapin::types::FieldTable;
 use mq_core::ladder::{RUNGS, Step, step};
 use mq_core::{Clock, Result, Timestamp};
@@ -132,12 +133,14 @@ impl Delay {
         let topology = &self.topology;
         let Some((last, _)) = queues.last() else { return Ok(false) };
         let fresh = topology.find_queue(last).await?.is_none();
-        let channel = topology.channel().await?;
-        // Asked for at once; the broker makes them one after the other, and the last one last.
-        let all = queues.iter().map(|(name, hold)| topology.declare_queue(&channel, name, arguments(*hold)));
-        let declared = join_all(all).await;
-        topology.leave(&channel).await;
-        declared.into_iter().try_for_each(|one| one.map(|_| ()))?;
+        let queues = &queues;
+        let declare = |channel: Channel| async move {
+            // Asked for at once; the broker makes them one after the other, and the last one last.
+            let all =
+                queues.iter().map(|(name, hold)| topology.declare_queue(&channel, name, arguments(*hold)));
+            join_all(all).await.into_iter().try_for_each(|one| one.map(|_| ()))
+        };
+        topology.declare(declare).await?;
         Ok(fresh)
     }
 

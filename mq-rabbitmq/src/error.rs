@@ -94,6 +94,11 @@ pub(crate) fn inequivalent(error: &lapin::Error) -> Option<String> {
     }
 }
 
+/// Returns whether the broker could not start a queue and removed it: a disk that stalls for some seconds is enough.
+pub(crate) fn is_unstarted(error: &Error) -> bool {
+    error.kind() == ErrorKind::Unavailable && error.to_string().contains("INTERNAL_ERROR - Cannot declare")
+}
+
 /// Returns whether the broker closed a channel and nothing more.
 pub(crate) fn is_soft(error: &lapin::Error) -> bool {
     soft(error).is_some()
@@ -212,6 +217,14 @@ mod tests {
             let shown = format!("{native:?}");
             assert_eq!(from_native(native.into()).kind(), kind, "{shown}");
         }
+    }
+
+    #[test]
+    fn a_queue_that_could_not_be_started_is_known() {
+        let unstarted = |id, text| is_unstarted(&from_native(protocol(id, text)));
+        assert!(unstarted(541, "INTERNAL_ERROR - Cannot declare quorum queue 'q': cluster_not_formed"));
+        assert!(!unstarted(541, "INTERNAL_ERROR"));
+        assert!(!unstarted(404, "NOT_FOUND - Cannot declare"));
     }
 
     #[test]

@@ -13,8 +13,8 @@ use mq_core::{Error, ErrorKind, Events, GroupName, GroupSettings, Policy, Result
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 
-use crate::connection::Link;
-use crate::error::{from_native, inequivalent, is_missing, timed_out};
+use crate::connection::{Link, Pause};
+use crate::error::{from_native, inequivalent, is_missing, is_unstarted, timed_out};
 use crate::names;
 
 mod groups;
@@ -32,6 +32,8 @@ const RECORD: Duration = Duration::from_secs(7 * 24 * 3600);
 /// killed before that, it forgets messages that it confirmed. So new queues are left alone at first,
 /// or whoever publishes to them takes no confirmation for one before.
 pub(crate) const FRESH: Duration = Duration::from_secs(1);
+/// How often queues are declared that the broker cannot start, which takes it 5 s to 10 s to say.
+const STARTS: u32 = 3;
 /// The argument that keeps settings: compared by the broker, at every declaration.
 const SETTINGS: &str = "x-dead-letter-routing-key";
 
@@ -144,6 +146,28 @@ impl Topology {
             Ok(()) => Ok(true),
             Err(error) if is_missing(&error) => Ok(false),
             Err(error) => Err(from_native(error)),
+        }
+    }
+
+    /// Declares something on a channel of its own, and again if the broker could not start a queue.
+    pub(crate) async fn declare<T, F>(&self, declare: impl Fn(Channel) -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        let mut pause = Pause::default();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let channel = self.channel().await?;
+            let declared = declare(channel.clone()).await;
+            self.leave(&channel).await;
+            match declared {
+                Err(error) if is_unstarted(&error) && tries < STARTS => {
+                    self.events.failed("declare", &error);
+                    tokio::time::sleep(pause.next()).await;
+                }
+                declared => return declared,
+            }
         }
     }
 

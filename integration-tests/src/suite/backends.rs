@@ -12,10 +12,9 @@ use super::runner::{Options, is_selected};
 use crate::brokers::{self, Broker, BrokerKind};
 
 /// The bounds within which the backends give a dead process's messages back, with the settings used here.
-/// RabbitMQ declares and deletes many queues here while others write to the same disk: it gets more time to answer.
 const BOUNDS: [(BrokerKind, &str, &str, Duration); 3] = [
     (BrokerKind::Kafka, "kafka", "session_timeout=6s", Duration::from_secs(12)),
-    (BrokerKind::RabbitMq, "rabbitmq", "request_timeout=30s", Duration::from_secs(2)),
+    (BrokerKind::RabbitMq, "rabbitmq", "", Duration::from_secs(2)),
     (BrokerKind::Redis, "redis-stream", "session_timeout=3s", Duration::from_secs(6)),
 ];
 

@@ -181,6 +181,16 @@ impl Operator<'_> {
         self.rabbitmq(policy).await
     }
 
+    /// Has nothing written of queues that are new, as by a disk that stalls, until `stall` is false: after some
+    /// seconds the broker gives up on them.
+    pub(super) async fn stall_new_queues(self, stall: bool) -> Result<bool> {
+        if self.0.kind() != BrokerKind::RabbitMq {
+            return Ok(false);
+        }
+        let what = if stall { "suspend" } else { "resume" };
+        self.rabbitmq(format!("eval 'ok = sys:{what}(ra_log_meta).'")).await
+    }
+
     /// Makes [`USER`], who may do everything.
     pub(super) async fn make_user(self) -> Result<bool> {
         match self.0.kind() {

@@ -209,6 +209,7 @@ pub fn manifest() -> Vec<Case> {
         Uses 12 "lifecycle.close_many_times" lifecycle::close_many_times: "ten closes at once are one";
         Uses 12 "lifecycle.close_drains" lifecycle::close_drains: "close waits for 100 deliveries in hand";
         Uses 12 "lifecycle.close_gives_back_the_rest" lifecycle::close_gives_back_the_rest: "what is held at the deadline is reported and comes back at once";
+        Uses 12 "lifecycle.close_amid_settlements" lifecycle::close_amid_settlements: "100 retries are under way when the time of a close is over: each message comes once, those that were answered as second attempts";
         Uses 12 "lifecycle.close_makes_room_at_once" lifecycle::close_makes_room_at_once: "whenever a member closes, the next one has its share within 3 s";
         Uses 12 "lifecycle.idle_members_leave" lifecycle::idle_members_leave: "four members that have nothing close: the next has its share, and acks of the others are stored, within 5 s of the first close";
         Uses 9 "lifecycle.topic_deleted_under_a_consumer" lifecycle::topic_deleted_under_a_consumer: "a topic deleted under a consumer is made again, with an event, and both sides go on";
@@ -286,6 +287,7 @@ pub fn manifest() -> Vec<Case> {
         Hurts 10 "operator.disk_full" operator::limits::disk_full: "a broker whose disk is full takes no more; what is acked meanwhile is acked, at once or when there is room, and all goes on";
         Hurts 1 "operator.queue_full" operator::limits::queue_full: "one of two groups' queues is full: what it refuses is never said to be stored, what is confirmed comes to both";
         Hurts 9 "operator.ack_timeout" operator::ack_timeout: "a message that the broker takes back because it was not acked in time: an event says so, its holder's ack is stale, it comes again";
+        Hurts 9 "operator.queue_not_started" operator::queue_not_started: "a broker that gives up on the queues of a new group, as its disk stalls: an event says so, and they are declared again";
         Hurts 9 "operator.credentials_revoked" operator::credentials_revoked: "a user that is removed: both sides end as Unauthorized within 10 s, and no password shows";
         Hurts 9 "observe.cuts" observe::cuts: "a broker that is away is not up and its gauges are gone; lost and restored connections are counted";
         Hurts 2 "faults.history" fault_history::row: "a seeded history of sends, settlements and faults loses nothing confirmed, and nothing unexplained happens";

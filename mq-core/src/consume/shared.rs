@@ -190,14 +190,18 @@ impl Shared {
         }
     }
 
-    /// Ends the tasks; what is in hand turns stale. Returns how many that was.
-    pub(crate) fn end(&self) -> usize {
-        let (left, answers) = self.state.lock().close();
+    /// Ends the tasks, and waits for settle calls under way; what is in hand turns stale at once. Returns how many
+    /// are not settled.
+    pub(crate) async fn end(&self) -> usize {
+        let answers = self.state.lock().close();
         self.stop.send_replace(true);
+        self.settle.notify_one();
         self.ready.notify_waiters();
         self.idle.notify_waiters();
         answers.into_iter().for_each(Answer::send);
-        left
+        // Each task has a receiver until it ends.
+        self.stop.closed().await;
+        self.state.lock().forget_all()
     }
 
     /// Answers what is not answered with `unanswered`: the tasks have ended.

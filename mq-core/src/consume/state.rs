@@ -331,27 +331,33 @@ impl State {
         self.hands.len()
     }
 
-    /// Makes what is still in hand stale and returns how many that was, with the answers to what
-    /// never reached the driver.
-    pub(crate) fn close(&mut self) -> (usize, Vec<Answer>) {
+    /// Makes what is still in hand stale; returns the answers to what never reached the driver. What the driver
+    /// settles may still be answered.
+    pub(crate) fn close(&mut self) -> Vec<Answer> {
         self.drain();
         self.phase = Phase::Closed;
+        self.revoking.clear();
         let never = std::mem::take(&mut self.batch).pending;
         let answers = never.into_iter().filter_map(|pending| {
             let text = "the subscriber was closed before this was settled";
             self.replies.answer(pending.reply, Err(Error::new(ErrorKind::Closed, text)))
         });
-        let answers = answers.collect();
+        answers.collect()
+    }
+
+    /// Forgets what is not settled; returns how many that was.
+    pub(crate) fn forget_all(&mut self) -> usize {
         let left = self.hands.len();
         self.hands.clear();
-        self.revoking.clear();
-        (left, answers)
+        left
     }
 
     /// Ends the consumer with what time can't heal; returns answers.
     pub(crate) fn fail(&mut self, error: Error) -> Vec<Answer> {
         self.failure = Some(error);
-        self.close().1
+        let answers = self.close();
+        self.forget_all();
+        answers
     }
 
     /// Gives up on answers: no task is left to bring them.

@@ -21,23 +21,34 @@ const SETTLE_CALLS: usize = 8;
 /// The longest wait between two tries of a settlement that failed.
 const SETTLE_PAUSE: Duration = Duration::from_secs(5);
 
-/// Starts the tasks; they end when `stop` turns true.
+/// How long settle calls under way may take when the consumer is closed. Given up too early, one may have stored a copy
+/// whose source comes again as well.
+const LAST_CALLS: Duration = Duration::from_millis(2500);
+
+/// Starts the tasks; they end when `stop` turns true, settle calls under way when they are answered.
 pub(crate) fn start(shared: &Arc<Shared>) {
-    tokio::spawn(until_stopped(shared.stop.subscribe(), fetch(shared.clone())));
-    let settling = until_stopped(shared.stop.subscribe(), settle(shared.clone()));
+    tokio::spawn(until_stopped(shared.stop.subscribe(), Duration::ZERO, fetch(shared.clone())));
+    let settling = until_stopped(shared.stop.subscribe(), LAST_CALLS, settle(shared.clone()));
     let ending = shared.clone();
     tokio::spawn(async move {
         settling.await;
         ending.abandon();
     });
-    tokio::spawn(until_stopped(shared.stop.subscribe(), keep_time(shared.clone())));
+    tokio::spawn(until_stopped(shared.stop.subscribe(), Duration::ZERO, keep_time(shared.clone())));
 }
 
-async fn until_stopped(mut stop: watch::Receiver<bool>, task: impl Future<Output = ()>) {
+/// Runs `task` to its end, or until the stop and `longer`.
+async fn until_stopped(mut stop: watch::Receiver<bool>, longer: Duration, task: impl Future<Output = ()>) {
+    let over = async {
+        // The sender lives in what the task holds.
+        let _ = stop.wait_for(|stop| *stop).await;
+        if !longer.is_zero() {
+            tokio::time::sleep(longer).await;
+        }
+    };
     tokio::select! {
         () = task => {}
-        // The sender lives in what the task holds.
-        _ = stop.wait_for(|stop| *stop) => {}
+        () = over => {}
     }
 }
 
@@ -96,6 +107,9 @@ fn take_in(shared: &Shared, fetched: Fetched) {
 async fn settle(shared: Arc<Shared>) {
     let next = || {
         let mut state = shared.state.lock();
+        if state.phase() == Phase::Closed {
+            return Next::Closed;
+        }
         if !state.has_settlements() {
             return Next::Empty;
         }

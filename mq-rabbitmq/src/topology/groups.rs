@@ -74,9 +74,8 @@ impl Topology {
         let queues = Queues::new(topic, group, wanted.lanes);
         let making = self.making.lock().await;
         let fresh = !settings.ephemeral && self.find_queue(&queues.names[0]).await?.is_none();
-        let channel = self.channel().await?;
-        let declared = self.declare_queues(&channel, topic, group, &queues, settings).await;
-        self.leave(&channel).await;
+        let declare = |channel| self.declare_queues(channel, topic, group, &queues, settings);
+        let declared = self.declare(declare).await;
         drop(making);
         declared?;
         if fresh {
@@ -87,7 +86,7 @@ impl Topology {
 
     async fn declare_queues(
         &self,
-        channel: &Channel,
+        channel: Channel,
         topic: &TopicName,
         group: &GroupName,
         queues: &Queues,
@@ -95,13 +94,13 @@ impl Topology {
     ) -> Result<()> {
         let ephemeral = settings.ephemeral;
         let dead = derived::dead(topic, group);
-        self.declare_queue(channel, &dead, queue_arguments(ephemeral, false)).await?;
+        self.declare_queue(&channel, &dead, queue_arguments(ephemeral, false)).await?;
         for name in &queues.names {
-            self.declare_queue(channel, name, queue_arguments(ephemeral, queues.ordered)).await?;
+            self.declare_queue(&channel, name, queue_arguments(ephemeral, queues.ordered)).await?;
         }
         if settings.hold_key {
             for name in &queues.names {
-                self.declare_queue(channel, &names::kept(name), queue_arguments(ephemeral, false)).await?;
+                self.declare_queue(&channel, &names::kept(name), queue_arguments(ephemeral, false)).await?;
             }
         }
         if !queues.ordered {
@@ -118,7 +117,7 @@ impl Topology {
         let mut arguments = FieldTable::default();
         arguments.insert("hash-header".into(), long_string(mq_core::envelope::KEY));
         let kind = ExchangeKind::Custom("x-consistent-hash".into());
-        self.declare_exchange(channel, &hash, kind, arguments).await?;
+        self.declare_exchange(&channel, &hash, kind, arguments).await?;
         for name in &queues.names {
             // The routing key is the queue's weight.
             let bound = channel.queue_bind(

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use mq::{ErrorKind, Message, TopicSpec};
+use mq::{ErrorKind, Message, Settled, TopicSpec};
 
 use crate::suite::context::{Context, body, drain, expect_kind, one, quiet, send, take};
 use crate::suite::manifest::Verdict;
@@ -68,6 +68,37 @@ pub(crate) async fn close_gives_back_the_rest(context: Context) -> Result<Verdic
     ensure!(drain(&again, 60).await? == sent, "lost or doubled");
     ensure!(begun.elapsed() < Duration::from_secs(8), "not at once: {:?}", begun.elapsed());
     drop(held);
+    Ok(Verdict::Pass)
+}
+
+/// Settlements are under way when the time of a close is over: each message comes once, settled or given back.
+pub(crate) async fn close_amid_settlements(context: Context) -> Result<Verdict> {
+    const MANY: usize = 100;
+    let topic = context.topic();
+    let mut subscriber = context.subscriber(&topic, "g").prefetch(MANY).open().await?;
+    let publisher = context.publisher(&topic).await?;
+    for age in [0, 1, 2, 5, 10, 20] {
+        let sent = send(&publisher, "m", MANY).await?;
+        let held = take(&subscriber, MANY).await?;
+        let bodies: Vec<String> = held.iter().map(body).collect();
+        let settling: Vec<Settled> = held.into_iter().map(|held| held.retry(Duration::ZERO)).collect();
+        subscriber.close(Duration::from_millis(age)).await?;
+        let settled = futures_util::future::join_all(settling).await;
+        subscriber = context.subscriber(&topic, "g").prefetch(MANY).open().await?;
+        let again = take(&subscriber, MANY).await?;
+        let mut came: Vec<String> = again.iter().map(body).collect();
+        came.sort();
+        ensure!(came == sent, "lost or doubled: {came:?}");
+        for delivery in &again {
+            let place = bodies.iter().position(|before| *before == body(delivery));
+            let retried = place.is_some_and(|place| settled[place].is_ok());
+            let attempt = delivery.attempt();
+            ensure!(attempt == 2 || attempt == 1 && !retried, "retried: {retried}, {delivery:?}");
+        }
+        ensure!(mq::ack_all(again).await.is_ok(), "an ack failed");
+        quiet(&subscriber).await?;
+    }
+    context.until_empty(&topic, "g").await?;
     Ok(Verdict::Pass)
 }
 

@@ -9,7 +9,7 @@ use mq::{ErrorKind, Event, GroupSettings, Message, Publisher, Subscriber};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use crate::brokers::BrokerKind;
-use crate::suite::context::{Context, PATIENCE, body, expect_kind, one, quiet, send, take};
+use crate::suite::context::{Context, PATIENCE, body, drain, expect_kind, one, quiet, send, take};
 use crate::suite::harm::{Operator, PASSWORD};
 use crate::suite::manifest::Verdict;
 
@@ -259,6 +259,29 @@ async fn timed_out(context: &Context, topic: &mq::TopicName) -> Result<()> {
     again.ack().await?;
     go_on(context, &publisher, &subscriber).await?;
     context.until_empty(topic, "g").await
+}
+
+/// The broker gives up on the queues of a new group: an event says so, and with a disk that writes again the group is
+/// there.
+pub(crate) async fn queue_not_started(context: Context) -> Result<Verdict> {
+    let Some(broker) = context.harness.broker() else { return Ok(Verdict::Unsupported) };
+    let topic = context.topic();
+    let publisher = context.publisher(&topic).await?;
+    let mut events = context.client.events();
+    if !Operator(broker).stall_new_queues(true).await? {
+        return Ok(Verdict::Unsupported);
+    }
+    let told = async {
+        let declare = |event: &Event| matches!(event, Event::Failed { what: "declare", .. });
+        let told = until_event(&mut events, declare).await;
+        Operator(broker).stall_new_queues(false).await?;
+        told
+    };
+    let (subscriber, _) = tokio::try_join!(context.subscribe(&topic, "g"), told)?;
+    send(&publisher, "m", 10).await?;
+    ensure!(drain(&subscriber, 10).await?.len() == 10);
+    context.until_empty(&topic, "g").await?;
+    Ok(Verdict::Pass)
 }
 
 pub(crate) async fn credentials_revoked(context: Context) -> Result<Verdict> {

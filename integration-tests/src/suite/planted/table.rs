@@ -53,6 +53,7 @@ pub(super) const NOTICED: &[(Defect, &[&str])] = &[
         Defect::SendsTwice,
         &[
             "lease.not_twice_while_leased",
+            "lifecycle.close_amid_settlements",
             "groups.one_group_shares",
             "settle.any_order",
             "settle.batch_ack",
@@ -222,7 +223,7 @@ pub(super) const HURT: &[(&str, Defect, &[&str])] = &[
         Defect::EventsLost,
         &["operator.group_deleted", "operator.everything_deleted", "operator.trimmed_while_read"],
     ),
-    ("rabbitmq", Defect::EventsLost, &["operator.ack_timeout"]),
+    ("rabbitmq", Defect::EventsLost, &["operator.ack_timeout", "operator.queue_not_started"]),
     ("rabbitmq", Defect::LosesConfirmed, &["operator.queue_full"]),
 ];
 
