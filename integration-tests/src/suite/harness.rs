@@ -61,6 +61,12 @@ pub trait Harness: Send + Sync + 'static {
     /// Returns the broker that rows may stop and kill, if there is one to stop.
     fn broker(&self) -> Option<&Broker>;
 
+    /// Starts a broker that stores nothing yet, to be used in place of this one, which ends: what stores much takes
+    /// long to start again. `None` where there is none to start.
+    async fn renew(&self) -> Result<Option<Arc<dyn Harness>>> {
+        Ok(None)
+    }
+
     /// Starts, at the first call, a broker that all clients reach through a proxy; `None` where there is none.
     async fn faulty(&self) -> Result<Option<Faulty>> {
         Ok(None)
@@ -207,6 +213,10 @@ impl BrokerHarness {
         format!("{}{}", self.url, self.mark)
     }
 
+    fn query(&self) -> &str {
+        self.url.split_once('?').map_or("", |(_, query)| query)
+    }
+
     /// Lets rows stop and kill this broker, whose URL the harness uses.
     #[must_use]
     pub fn may_hurt(mut self, broker: Arc<Broker>) -> Self {
@@ -292,9 +302,18 @@ impl Harness for BrokerHarness {
         self.broker.as_deref()
     }
 
+    async fn renew(&self) -> Result<Option<Arc<dyn Harness>>> {
+        let Some(broker) = &self.broker else { return Ok(None) };
+        broker.kill().await?;
+        let broker = Broker::builder(broker.kind()).start().await?;
+        let url = format!("{}?{}", broker.url(), self.query());
+        let harness = Self::new(self.name, url, self.session_bound).marked(self.mark.clone());
+        Ok(Some(Arc::new(harness.may_hurt(Arc::new(broker)))))
+    }
+
     async fn faulty(&self) -> Result<Option<Faulty>> {
         let Some(broker) = &self.broker else { return Ok(None) };
-        let query = self.url.split_once('?').map_or("", |(_, query)| query);
+        let query = self.query();
         let start = || Faulty::start(broker.kind(), self.name, query, &self.mark, self.session_bound);
         Ok(Some(self.faulty.get_or_try_init(start).await?.clone()))
     }

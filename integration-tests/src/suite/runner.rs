@@ -58,8 +58,12 @@ pub struct Row {
 }
 
 /// Runs the rows that the options select: those that measure times one by one, those that only use
-/// a broker side by side, then those that kill processes, then those that hurt the broker.
-pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> {
+/// a broker side by side, then those that kill processes, then, on brokers that store nothing yet, those that hurt
+/// the broker.
+///
+/// # Errors
+/// A broker does not start.
+pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Result<Vec<Row>> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let histories = options.histories.unwrap_or(SHORT);
     let mut jobs = Vec::new();
@@ -77,17 +81,21 @@ pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Vec<Row> 
         let phase = stream::iter(of_kind(kind)).map(|(case, harness)| row(case, harness, seed, histories));
         rows.extend(phase.buffer_unordered(at_once).collect::<Vec<_>>().await);
     }
-    let hurting: Vec<_> = harnesses
-        .iter()
-        .map(|harness| {
-            let of_this = of_kind(Kind::Hurts).filter(|(_, other)| other.name() == harness.name());
-            stream::iter(of_this.collect::<Vec<_>>())
-                .then(move |(case, harness)| row(case, harness, seed, histories))
-                .boxed()
-        })
-        .collect();
+    let mut hurting = Vec::new();
+    for harness in harnesses {
+        let of_this = of_kind(Kind::Hurts).filter(|(_, other)| other.name() == harness.name());
+        let cases: Vec<Case> = of_this.map(|(case, _)| case).collect();
+        if cases.is_empty() {
+            continue;
+        }
+        let used = rows.iter().any(|row| row.backend == harness.name());
+        let renewed = if used { harness.renew().await? } else { None };
+        let harness = renewed.unwrap_or_else(|| harness.clone());
+        let rows = stream::iter(cases).then(move |case| row(case, harness.clone(), seed, histories));
+        hurting.push(rows.boxed());
+    }
     rows.extend(stream::select_all(hurting).collect::<Vec<_>>().await);
-    rows
+    Ok(rows)
 }
 
 /// Whether a row, `BACKEND::ROW`, is one that filters select; none select all.
@@ -207,7 +215,7 @@ pub async fn main(
         return super::planted::report(&options.filters).await;
     }
     let harnesses = harnesses(&options.filters).await?;
-    let rows = run(&harnesses, &options).await;
+    let rows = run(&harnesses, &options).await?;
     if let Some(json) = &options.json {
         std::fs::write(json, serde_json::to_string_pretty(&rows)?)
             .with_context(|| format!("write {}", json.display()))?;
