@@ -14,4 +14,7 @@ log.file = false
 disk_free_limit.absolute = 100MB
 vm_memory_high_watermark.absolute = 1GB
 CONF
-exec rabbitmq-server
+# Debian's own command keeps signals and the log to itself.
+server=/usr/lib/rabbitmq/bin/rabbitmq-server
+[ -x "$server" ] || server=rabbitmq-server
+exec "$server"
