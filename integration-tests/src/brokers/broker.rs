@@ -141,11 +141,11 @@ impl Broker {
     }
 
     /// Stops the broker as an operator would: it may close its files and connections, for up to
-    /// 30 s.
+    /// a minute.
     ///
     /// # Errors
     ///
-    /// When the engine refuses, or the broker was not started here.
+    /// When the engine refuses, the broker does not end by itself in that time, or was not started here.
     pub async fn stop(&self) -> Result<()> {
         self.container()?.stop().await
     }

@@ -9,7 +9,7 @@ use std::process::Child;
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use testcontainers::bollard::Docker;
 use testcontainers::bollard::models::PortBinding;
 use testcontainers::bollard::query_parameters::KillContainerOptionsBuilder;
@@ -20,7 +20,9 @@ use tokio::runtime::{Handle, Runtime};
 
 use super::reaper::{RUN_LABEL, Sweep, current_run, spawn_reaper, sweep};
 
-const STOP_SECONDS: i32 = 30;
+const STOP_SECONDS: i32 = 60;
+/// The exit code of what was killed.
+const KILLED: i64 = 137;
 const KILL_LIMIT: Duration = Duration::from_secs(30);
 const REMOVE_LIMIT: Duration = Duration::from_secs(30);
 /// Tries of the engine to freeze a container.
@@ -93,9 +95,14 @@ impl Container {
 
     pub(super) async fn stop(&self) -> Result<()> {
         let container = self.handle()?;
-        detached(async move { Ok(container.stop_with_timeout(Some(STOP_SECONDS)).await?) })
-            .await
-            .context("stopping a container")
+        detached(async move {
+            container.stop_with_timeout(Some(STOP_SECONDS)).await?;
+            let code = container.exit_code().await?;
+            ensure!(code != Some(KILLED), "it did not end by itself in {STOP_SECONDS} s and was killed");
+            Ok(())
+        })
+        .await
+        .context("stopping a container")
     }
 
     pub(super) async fn start(&self) -> Result<()> {
