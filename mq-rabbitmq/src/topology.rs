@@ -32,7 +32,7 @@ const RECORD: Duration = Duration::from_secs(7 * 24 * 3600);
 /// killed before that, it forgets messages that it confirmed. So new queues are left alone at first,
 /// or whoever publishes to them takes no confirmation for one before.
 pub(crate) const FRESH: Duration = Duration::from_secs(1);
-/// How often queues are declared that the broker cannot start, which takes it 5 s to 10 s to say.
+/// How often queues are declared that the broker cannot start, which takes it some 10 s to say.
 const STARTS: u32 = 3;
 /// The argument that keeps settings: compared by the broker, at every declaration.
 const SETTINGS: &str = "x-dead-letter-routing-key";

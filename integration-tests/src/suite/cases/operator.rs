@@ -277,7 +277,10 @@ pub(crate) async fn queue_not_started(context: Context) -> Result<Verdict> {
         Operator(broker).stall_new_queues(false).await?;
         told
     };
-    let (subscriber, _) = tokio::try_join!(context.subscribe(&topic, "g"), told)?;
+    // Both to their end: the broker must not stay as it is.
+    let (subscriber, told) = tokio::join!(context.subscribe(&topic, "g"), told);
+    let subscriber = subscriber?;
+    told?;
     send(&publisher, "m", 10).await?;
     ensure!(drain(&subscriber, 10).await?.len() == 10);
     context.until_empty(&topic, "g").await?;
