@@ -183,7 +183,7 @@ impl KafkaConfig {
             .set("socket.nagle.disable", "true")
             .set("socket.keepalive.enable", "true")
             .set("socket.timeout.ms", "10000")
-            .set("socket.connection.setup.timeout.ms", "4000")
+            .set("socket.connection.setup.timeout.ms", "10000")
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "2000")
             .set("statistics.interval.ms", "2000")

@@ -36,7 +36,7 @@ pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 /// How long the broker may take to carry out what it was asked.
 pub(crate) const OPERATION: Duration = Duration::from_secs(5);
 /// How long connecting may take.
-const CONNECT: Duration = Duration::from_millis(4500);
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// After so long, brokers that can't be reached count as not there.
 const REFUSED: Duration = Duration::from_millis(1500);

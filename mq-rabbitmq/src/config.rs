@@ -23,7 +23,7 @@ pub struct RabbitMqConfig {
     pub auth_mechanism: String,
     /// A file of PEM certificates to trust instead of the system's, for `amqps`.
     pub ca_file: Option<String>,
-    /// How long a first connection may take. Default 5 s.
+    /// How long a connection may take, the first and each later try. Default 10 s, as long as the broker itself allows.
     pub connect_timeout: Duration,
     /// How long any reply may take. Default 15 s: the broker takes 10 s to give up on a new queue when its disk stalls.
     pub request_timeout: Duration,
@@ -47,7 +47,7 @@ impl Default for RabbitMqConfig {
             name: "mq".into(),
             auth_mechanism: "plain".into(),
             ca_file: None,
-            connect_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(15),
             publish_timeout: Duration::from_secs(10),
             heartbeat: Duration::from_secs(10),

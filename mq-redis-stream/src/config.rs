@@ -28,7 +28,7 @@ pub struct RedisStreamConfig {
     pub tls: bool,
     /// How long a member may be silent before its messages go to others. Default 10 s.
     pub session_timeout: Duration,
-    /// How long making a connection may take. Default 4 s.
+    /// How long making a connection may take. Default 10 s.
     pub connect_timeout: Duration,
     /// How long an answer may take. Default 10 s.
     pub response_timeout: Duration,
@@ -46,7 +46,7 @@ impl Default for RedisStreamConfig {
             password: None,
             tls: false,
             session_timeout: Duration::from_secs(10),
-            connect_timeout: Duration::from_secs(4),
+            connect_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(10),
             max_message_size: 16 << 20,
         }

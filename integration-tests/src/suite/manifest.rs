@@ -273,6 +273,7 @@ pub fn manifest() -> Vec<Case> {
         Hurts 5 "faults.delayed_survives_a_restart" faults::delayed_survives_a_restart: "delayed messages and retries survive a broker restart, none early";
         Hurts 9 "faults.connections_cut" faults::connections_cut: "all connections cut 20 times while both sides work: nothing confirmed is lost, and both go on after each";
         Hurts 9 "faults.half_open" faults::half_open: "on connections that carry nothing for 8 s a send ends in time, as unknown or unavailable, and both sides go on within the bound";
+        Hurts 9 "faults.slow_to_connect" faults::slow_to_connect: "a broker that answers a first connection after 7 s is waited for; one that never does is a typed error in time";
         Hurts 9 "faults.unreachable_then_back" faults::unreachable_then_back: "a broker that is away is a typed error in time, and when it is back both sides go on within the bound";
         Hurts 1 "faults.retried_until_back" terms::retried_until_the_broker_is_back: "with a send retry, sends begun while the broker is away are confirmed when it is back";
         Hurts 1 "transactions.whole_under_cuts" transactions::whole_under_cuts: "connections cut twelve times under transactions to two topics: what was stored comes whole, what was refused not at all, the unknown either way";

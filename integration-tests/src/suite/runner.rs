@@ -25,6 +25,8 @@ const SHORT: u32 = 2;
 const LONG: u32 = 200;
 /// Rows that run at once.
 const SIDE_BY_SIDE: usize = 6;
+/// Rows that run at once where each has processes of its own, at work on thousands of messages.
+const PROCESSES: usize = 4;
 
 /// What to run.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +79,7 @@ pub async fn run(harnesses: &[Arc<dyn Harness>], options: &Options) -> Result<Ve
     }
     let of_kind = |kind: Kind| jobs.iter().filter(move |(case, _)| case.kind == kind).cloned();
     let mut rows: Vec<Row> = Vec::new();
-    for (kind, at_once) in [(Kind::Times, 1), (Kind::Uses, SIDE_BY_SIDE), (Kind::Kills, SIDE_BY_SIDE)] {
+    for (kind, at_once) in [(Kind::Times, 1), (Kind::Uses, SIDE_BY_SIDE), (Kind::Kills, PROCESSES)] {
         let phase = stream::iter(of_kind(kind)).map(|(case, harness)| row(case, harness, seed, histories));
         rows.extend(phase.buffer_unordered(at_once).collect::<Vec<_>>().await);
     }

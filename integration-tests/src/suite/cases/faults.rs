@@ -315,6 +315,32 @@ async fn open_both(
     Ok((client, publisher, subscriber))
 }
 
+/// How long [`slow_to_connect`] lets a first connection wait for an answer, and how long none may wait.
+const ANSWERS_AFTER: Duration = Duration::from_secs(7);
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(13);
+
+pub(crate) async fn slow_to_connect(context: Context) -> Result<Verdict> {
+    let Some(faulty) = context.harness.faulty().await? else { return Ok(Verdict::Unsupported) };
+    faulty.recover().await?;
+    let (url, topic) = (faulty.url(false), context.topic());
+    faulty.proxy().stall();
+    let begun = Instant::now();
+    let answered_by_nobody = planted::connect(url.clone()).await.map(drop);
+    let took = begun.elapsed();
+    let error = crate::suite::context::expect_kind(answered_by_nobody, ErrorKind::Unavailable)?;
+    ensure!(took < GIVEN_UP_AFTER, "{error} came after {took:?}");
+    let connecting = tokio::spawn(planted::connect(url));
+    tokio::time::sleep(ANSWERS_AFTER).await;
+    ensure!(!connecting.is_finished(), "{:?} though nobody answered", connecting.await?.map(drop));
+    faulty.proxy().heal().await?;
+    let client = connecting.await??;
+    let subscriber = client.subscriber(&topic, context.group("g")).open().await?;
+    client.publisher(&topic).await?.send(Message::new("after")).await?;
+    one(&subscriber).await?.ack().await?;
+    client.close(Duration::from_secs(10)).await?;
+    Ok(Verdict::Pass)
+}
+
 pub(crate) async fn unreachable_then_back(context: Context) -> Result<Verdict> {
     let Some(faulty) = context.harness.faulty().await? else { return Ok(Verdict::Unsupported) };
     faulty.recover().await?;

@@ -243,6 +243,7 @@ pub(super) const PATCHED: &[(&str, &str)] = &[
     ("flow.pause_and_resume", "core_pause_ignored"),
     ("observe.sends", "core_counted_on_another_topic"),
     ("observe.latencies", "observe_failures_end_to_end"),
+    ("faults.slow_to_connect", "redis_slow_brokers_given_up"),
     ("faults.retried_until_back", "core_send_not_retried"),
     ("operator.everything_deleted_ordered", "redis_rebuilt_otherwise"),
     ("operator.route_removed", "rabbitmq_routes_left_to_chance"),
