@@ -32,6 +32,13 @@ impl Copier {
         holds: Vec<Held>,
         verdicts: &mut Verdicts,
     ) {
+        if holds.is_empty() {
+            return;
+        }
+        if let Err(error) = session.prove().await {
+            holds.iter().for_each(|held| verdicts[held.place] = Err(error.duplicate()));
+            return;
+        }
         let mut lanes: BTreeMap<usize, Vec<(usize, u64, Record)>> = BTreeMap::new();
         for Held { place, tag, hold } in holds {
             let mut held = session.held.lock();

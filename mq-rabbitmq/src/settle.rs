@@ -12,7 +12,7 @@ use mq_core::driver::{Destination, Outcome, Relocation, Settlement};
 use mq_core::envelope::Envelope;
 use mq_core::{ErrorKind, Event, Events, GroupName, Message, Result, TopicName, derived};
 use parking_lot::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::codec;
 use crate::delay::Delay;
@@ -73,6 +73,10 @@ pub(crate) struct Session {
     pub(crate) kept: Vec<tokio::sync::Mutex<Keep>>,
     pub(crate) held: Mutex<Tracker<Entry>>,
     pub(crate) within: Duration,
+    /// When the last request was made that the broker answered.
+    pub(crate) answered: Mutex<Instant>,
+    /// How long the broker keeps the deliveries of a connection on which it hears nothing, at least.
+    pub(crate) kept_for: Duration,
 }
 
 impl Session {
@@ -87,6 +91,7 @@ impl Session {
         if tags.is_empty() {
             return Ok(());
         }
+        let asked = Instant::now();
         let seen = {
             // Frames are queued under the lock, in the order they were planned.
             let mut held = self.held.lock();
@@ -102,8 +107,28 @@ impl Session {
                 Poll::Pending => seen,
             }
         };
-        match timeout(self.within, seen).await {
-            Ok(reply) => reply.map_err(|error| lost(&error)),
+        self.seen(asked, seen).await
+    }
+
+    /// Makes sure that what is held is still this member's: who hung, or was cut off, lost it before it knows, and
+    /// must not store copies of it. Asks the broker if it did not answer lately.
+    pub(crate) async fn prove(&self) -> Result<()> {
+        let asked = Instant::now();
+        if asked.duration_since(*self.answered.lock()) < self.kept_for {
+            return Ok(());
+        }
+        let proved = self.seen(asked, self.channel.tx_commit()).await;
+        proved.map_err(|error| if self.is_live() { error.with_kind(ErrorKind::Unavailable) } else { stale() })
+    }
+
+    async fn seen(&self, asked: Instant, reply: impl Future<Output = lapin::Result<()>>) -> Result<()> {
+        match timeout(self.within, reply).await {
+            Ok(Ok(())) => {
+                let mut answered = self.answered.lock();
+                *answered = asked.max(*answered);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(lost(&error)),
             Err(_) => Err(timed_out("settling", self.within).with_kind(ErrorKind::UnknownOutcome)),
         }
     }
@@ -225,6 +250,9 @@ impl Copier {
     async fn move_all(&self, session: &Session, moves: &[(usize, u64, Entry)], copies: &[Copy]) -> Verdicts {
         if copies.is_empty() {
             return Vec::new();
+        }
+        if let Err(error) = session.prove().await {
+            return copies.iter().map(|_| Err(error.duplicate())).collect();
         }
         let mut verdicts = self.store(copies).await;
         let confirmed =

@@ -31,6 +31,7 @@ impl RabbitConsumer {
         let lanes = self.lanes().await?;
         let topology = &self.shared.topology;
         let channel = self.shared.consume.channel(deadline).await?;
+        let joined = Instant::now();
         topology.reply("starting transactions", channel.tx_select()).await?;
         let mut streams = Vec::with_capacity(lanes.len());
         let mut limit = None;
@@ -60,6 +61,8 @@ impl RabbitConsumer {
             lanes,
             held: Mutex::default(),
             within: self.shared.config.request_timeout,
+            answered: Mutex::new(joined),
+            kept_for: self.shared.config.heartbeat / 2,
         });
         *self.session.lock() = Some(session.clone());
         intake.begin(session, streams);
