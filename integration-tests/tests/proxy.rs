@@ -126,6 +126,20 @@ async fn refuses_new_connections_until_healed() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_freeze_stalls_what_is_open_alone() -> Result<()> {
+    let proxy = proxy().await?;
+    let mut old = connect(&proxy).await?;
+    echoes(&mut old, 1).await?;
+    proxy.freeze();
+    old.write_u8(2).await?;
+    echoes(&mut connect(&proxy).await?, 3).await?;
+    ensure!(timeout(QUIET, old.read_u8()).await.is_err(), "the old connection is not frozen");
+    proxy.heal().await?;
+    ensure!(read(&mut old).await? == 2, "another byte came");
+    echoes(&mut old, 4).await
+}
+
+#[tokio::test]
 async fn a_stall_keeps_connections_open_and_loses_nothing() -> Result<()> {
     let proxy = proxy().await?;
     let mut old = connect(&proxy).await?;

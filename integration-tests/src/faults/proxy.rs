@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -28,22 +28,25 @@ const REBIND_LIMIT: Duration = Duration::from_secs(5);
 struct Mode {
     /// Counts cuts: a connection ends when it changes.
     cuts: u64,
-    stalled: bool,
+    /// Connections with a lower number are stalled.
+    stalled_below: u64,
     delay: Duration,
     target: Option<SocketAddr>,
 }
 
 /// A TCP proxy with a port of its own that forwards to one address, and on command
-/// [cuts](Self::cut), [refuses](Self::refuse), [stalls](Self::stall), [delays](Self::delay) and
-/// [heals](Self::heal).
+/// [cuts](Self::cut), [refuses](Self::refuse), [stalls](Self::stall), [freezes](Self::freeze), [delays](Self::delay)
+/// and [heals](Self::heal).
 ///
-/// Commands act on all connections, those that are open and those to come. Dropping the proxy closes its
+/// Commands act on all connections, those that are open and those to come, but for a cut and a freeze. Dropping the proxy closes its
 /// port and cuts its connections.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
     mode: Arc<watch::Sender<Mode>>,
     open: Arc<AtomicUsize>,
+    /// The number of the next connection.
+    next: Arc<AtomicU64>,
     accepting: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -58,8 +61,13 @@ impl Proxy {
         let address = listener.local_addr()?;
         let mode = Arc::new(watch::Sender::new(Mode::default()));
         let open = Arc::new(AtomicUsize::new(0));
-        let accepting = tokio::spawn(accept(listener, mode.clone(), open.clone()));
-        Ok(Self { address, mode, open, accepting: Mutex::new(Some(accepting)) })
+        let proxy = Self { address, mode, open, next: Arc::default(), accepting: Mutex::default() };
+        *proxy.accepting.lock().await = Some(proxy.accept(listener));
+        Ok(proxy)
+    }
+
+    fn accept(&self, listener: TcpListener) -> JoinHandle<()> {
+        tokio::spawn(accept(listener, self.mode.clone(), self.open.clone(), self.next.clone()))
     }
 
     /// Forwards what comes from now on to `target`.
@@ -96,7 +104,12 @@ impl Proxy {
     /// Forwards nothing any more, in no direction, and keeps all connections open; new ones are taken
     /// and left without an answer. What is on its way arrives after [`heal`](Self::heal).
     pub fn stall(&self) {
-        self.mode.send_modify(|mode| mode.stalled = true);
+        self.mode.send_modify(|mode| mode.stalled_below = u64::MAX);
+    }
+
+    /// Stalls the connections that are open now, until [`heal`](Self::heal); new ones work.
+    pub fn freeze(&self) {
+        self.mode.send_modify(|mode| mode.stalled_below = self.next.load(Ordering::SeqCst));
     }
 
     /// Lets everything arrive later by `by`, in each direction, from now on.
@@ -104,19 +117,19 @@ impl Proxy {
         self.mode.send_modify(|mode| mode.delay = by);
     }
 
-    /// Ends refusing, stalling and delaying.
+    /// Ends refusing, stalling, freezing and delaying.
     ///
     /// # Errors
     /// When the port, given up by [`refuse`](Self::refuse), cannot be had again within 5 s.
     pub async fn heal(&self) -> io::Result<()> {
         self.mode.send_modify(|mode| {
-            mode.stalled = false;
+            mode.stalled_below = 0;
             mode.delay = Duration::ZERO;
         });
         let mut accepting = self.accepting.lock().await;
         if accepting.is_none() {
             let listener = rebind(self.address).await?;
-            *accepting = Some(tokio::spawn(accept(listener, self.mode.clone(), self.open.clone())));
+            *accepting = Some(self.accept(listener));
         }
         Ok(())
     }
@@ -141,13 +154,50 @@ async fn rebind(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-async fn accept(listener: TcpListener, mode: Arc<watch::Sender<Mode>>, open: Arc<AtomicUsize>) {
+async fn accept(
+    listener: TcpListener,
+    mode: Arc<watch::Sender<Mode>>,
+    open: Arc<AtomicUsize>,
+    next: Arc<AtomicU64>,
+) {
     loop {
         match listener.accept().await {
-            Ok((client, _)) => drop(tokio::spawn(serve(client, mode.subscribe(), Open::new(&open)))),
+            Ok((client, _)) => {
+                let flow = Flow { number: next.fetch_add(1, Ordering::SeqCst), mode: mode.subscribe() };
+                tokio::spawn(serve(client, flow, Open::new(&open)));
+            }
             // Out of descriptors, or the client is gone already; the next one may do better.
             Err(_) => tokio::time::sleep(REBIND_PAUSE).await,
         }
+    }
+}
+
+/// A connection's number, and what the proxy does to it.
+#[derive(Clone)]
+struct Flow {
+    number: u64,
+    mode: watch::Receiver<Mode>,
+}
+
+impl Flow {
+    /// Waits until the proxy may forward.
+    async fn flowing(&mut self) -> io::Result<()> {
+        let flows = self.mode.wait_for(|mode| self.number >= mode.stalled_below).await;
+        flows.map(drop).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    /// Waits until the proxy may forward and knows where to, and connects.
+    async fn dial(mut self) -> io::Result<TcpStream> {
+        let ready = |mode: &Mode| self.number >= mode.stalled_below && mode.target.is_some();
+        let target = self.mode.wait_for(ready).await.ok().and_then(|mode| mode.target);
+        TcpStream::connect(target.ok_or(io::ErrorKind::BrokenPipe)?).await
+    }
+
+    /// Waits until connections are cut.
+    async fn cut(mut self) {
+        let cuts = self.mode.borrow().cuts;
+        // An error means that the proxy is gone.
+        let _ = self.mode.wait_for(|mode| mode.cuts != cuts).await;
     }
 }
 
@@ -168,17 +218,16 @@ impl Drop for Open {
 }
 
 /// Serves one connection until both sides are done; one that is cut or fails is reset on both sides.
-async fn serve(mut client: TcpStream, mode: watch::Receiver<Mode>, _open: Open) {
-    let cuts = mode.borrow().cuts;
-    let cut = cut_since(mode.clone(), cuts);
+async fn serve(mut client: TcpStream, flow: Flow, _open: Open) {
+    let cut = flow.clone().cut();
     tokio::pin!(cut);
     let dialled = tokio::select! {
-        dialled = dial(mode.clone()) => dialled,
+        dialled = flow.clone().dial() => dialled,
         () = &mut cut => return reset(&client),
     };
     let Ok(mut server) = dialled else { return reset(&client) };
     let done = tokio::select! {
-        done = join(&mut client, &mut server, mode) => done,
+        done = join(&mut client, &mut server, flow) => done,
         () = cut => Err(io::ErrorKind::ConnectionReset.into()),
     };
     if done.is_err() {
@@ -193,45 +242,33 @@ fn reset(stream: &TcpStream) {
     let _ = stream.set_zero_linger();
 }
 
-async fn join(client: &mut TcpStream, server: &mut TcpStream, mode: watch::Receiver<Mode>) -> io::Result<()> {
+async fn join(client: &mut TcpStream, server: &mut TcpStream, flow: Flow) -> io::Result<()> {
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let ((from_client, to_client), (from_server, to_server)) = (client.split(), server.split());
-    let (there, back) = (pass(from_client, to_server, mode.clone()), pass(from_server, to_client, mode));
+    let (there, back) = (pass(from_client, to_server, flow.clone()), pass(from_server, to_client, flow));
     tokio::try_join!(there, back).map(drop)
 }
 
-async fn cut_since(mut mode: watch::Receiver<Mode>, cuts: u64) {
-    // An error means that the proxy is gone.
-    let _ = mode.wait_for(|mode| mode.cuts != cuts).await;
-}
-
-/// Waits until the proxy may forward and knows where to, and connects.
-async fn dial(mut mode: watch::Receiver<Mode>) -> io::Result<TcpStream> {
-    let ready = mode.wait_for(|mode| !mode.stalled && mode.target.is_some()).await;
-    let target = ready.ok().and_then(|mode| mode.target);
-    TcpStream::connect(target.ok_or(io::ErrorKind::BrokenPipe)?).await
-}
-
 /// Passes on one direction until its end, each chunk as late as the mode says at its arrival.
-async fn pass(from: ReadHalf<'_>, to: WriteHalf<'_>, mode: watch::Receiver<Mode>) -> io::Result<()> {
+async fn pass(from: ReadHalf<'_>, to: WriteHalf<'_>, flow: Flow) -> io::Result<()> {
     let (queue, queued) = mpsc::channel(UNDER_WAY);
-    tokio::try_join!(take_in(from, queue, mode.clone()), put_out(to, queued, mode)).map(drop)
+    tokio::try_join!(take_in(from, queue, flow.clone()), put_out(to, queued, flow)).map(drop)
 }
 
 async fn take_in(
     mut from: ReadHalf<'_>,
     queue: mpsc::Sender<(Instant, Bytes)>,
-    mut mode: watch::Receiver<Mode>,
+    mut flow: Flow,
 ) -> io::Result<()> {
     let mut buffer = BytesMut::new();
     loop {
-        flowing(&mut mode).await?;
+        flow.flowing().await?;
         buffer.reserve(CHUNK);
         if from.read_buf(&mut buffer).await? == 0 {
             return Ok(());
         }
-        let due = Instant::now() + mode.borrow().delay;
+        let due = Instant::now() + flow.mode.borrow().delay;
         if queue.send((due, buffer.split().freeze())).await.is_err() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -241,21 +278,15 @@ async fn take_in(
 async fn put_out(
     mut to: WriteHalf<'_>,
     mut queued: mpsc::Receiver<(Instant, Bytes)>,
-    mut mode: watch::Receiver<Mode>,
+    mut flow: Flow,
 ) -> io::Result<()> {
     while let Some((due, chunk)) = queued.recv().await {
         if due > Instant::now() {
             tokio::time::sleep_until(due).await;
         }
-        flowing(&mut mode).await?;
+        flow.flowing().await?;
         to.write_all(&chunk).await?;
     }
-    flowing(&mut mode).await?;
+    flow.flowing().await?;
     to.shutdown().await
-}
-
-/// Waits while the proxy is stalled.
-async fn flowing(mode: &mut watch::Receiver<Mode>) -> io::Result<()> {
-    let flows = mode.wait_for(|mode| !mode.stalled).await;
-    flows.map(drop).map_err(|_| io::ErrorKind::BrokenPipe.into())
 }

@@ -41,6 +41,12 @@ impl Context {
         Ok(Self { harness, client, seed, histories: 1, prefix, tag, topics: Arc::default() })
     }
 
+    /// Goes on with a client of its own connections; the former is left as it is.
+    pub(super) async fn reconnect(&mut self) -> Result<()> {
+        self.client = self.harness.client().await?;
+        Ok(())
+    }
+
     pub(super) fn has(&self, capability: Capability) -> bool {
         self.client.capabilities().support(capability).0 != Support::Unsupported
     }

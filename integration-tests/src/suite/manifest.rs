@@ -133,6 +133,7 @@ pub fn manifest() -> Vec<Case> {
         Uses 3 "lease.expiry_ends_in_dead_letters" lease::expiry_ends_in_dead_letters: "leases that run out count as attempts";
         Kills 4 "lease.a_dead_process_gives_back" lease::a_dead_process_gives_back: "kill -9 with 100 unacked: all 100 come back within the stated bound";
         Kills 4 "lease.a_hung_process_gives_back" lease::a_hung_process_gives_back: "a process that hangs with 100 unacked: all 100 come within the stated bound; when it goes on its late dead_letters change nothing";
+        Hurts 4 "lease.hung_and_cut_off" lease::hung_and_cut_off: "the same while nothing comes on its open connections any more, and new ones work: what it settles late changes nothing";
 
         Uses 3 "attempts.exactly_max_attempts" attempts::exactly_max_attempts: "a message that fails each time is dead after max_attempts, no more, no fewer";
         Uses 3 "attempts.counted_across_restarts" attempts::counted_across_restarts: "attempts are counted across clean restarts";

@@ -133,6 +133,35 @@ pub(crate) async fn a_hung_process_gives_back(context: Context) -> Result<Verdic
     if !victim.hang().await? {
         return Ok(Verdict::Unsupported);
     }
+    late_settlements_change_nothing(&context, &topic, &sent, victim, &subscriber).await
+}
+
+pub(crate) async fn hung_and_cut_off(context: Context) -> Result<Verdict> {
+    let Some(faulty) = context.harness.faulty().await? else { return Ok(Verdict::Unsupported) };
+    faulty.recover().await?;
+    let mut context = Context::new(faulty.harness(), "lease.hung_and_cut_off", context.seed).await?;
+    let topic = context.topic();
+    let mut plan = Plan::hold(&topic, &context.group("g"), GroupSettings::default(), 100);
+    plan.settles_late = true;
+    let (sent, victim, subscriber) = held_elsewhere(&context, &topic, plan).await?;
+    subscriber.close(Duration::from_secs(10)).await?;
+    ensure!(victim.hang().await?, "a process can be stopped");
+    faulty.proxy().freeze();
+    context.reconnect().await?;
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let checked = late_settlements_change_nothing(&context, &topic, &sent, victim, &subscriber).await;
+    faulty.proxy().heal().await?;
+    checked
+}
+
+/// What a process that hangs holds comes to `subscriber`; then it goes on, and settles in vain.
+async fn late_settlements_change_nothing(
+    context: &Context,
+    topic: &TopicName,
+    sent: &[String],
+    victim: Box<dyn Victim>,
+    subscriber: &Subscriber,
+) -> Result<Verdict> {
     let bound = context.harness.hang_bound() + Duration::from_secs(2);
     let begun = Instant::now();
     let mut held = Vec::new();
@@ -146,10 +175,10 @@ pub(crate) async fn a_hung_process_gives_back(context: Context) -> Result<Verdic
     ensure!(back == sent, "what came back is not what was held");
     victim.go_on().await?;
     victim.wait().await?;
-    let dead = context.stats(&topic, "g").await?.dead;
+    let dead = context.stats(topic, "g").await?.dead;
     ensure!(dead == Some(0), "the late settlements made {dead:?} dead letters");
     mq::ack_all(held).await.map_err(|failures| anyhow::anyhow!("{failures:?}"))?;
-    quiet(&subscriber).await?;
-    context.until_empty(&topic, "g").await?;
+    quiet(subscriber).await?;
+    context.until_empty(topic, "g").await?;
     Ok(Verdict::Pass)
 }

@@ -236,6 +236,7 @@ pub(super) const PATCHED: &[(&str, &str)] = &[
     ("settle.refused_copy_is_not_lost", "core_refused_copy_forgotten"),
     ("lease.expires_while_the_holder_lives", "core_lease_never_ends"),
     ("lease.a_hung_process_gives_back", "kafka_silence_is_trusted"),
+    ("lease.hung_and_cut_off", "kafka_silence_is_trusted"),
     ("lease.extend_keeps_it", "core_extend_does_nothing"),
     ("attempts.clean_close_counts_nothing", "kafka_rebalance_counts"),
     ("flow.prefetch_in_messages", "core_window_never_refilled"),
