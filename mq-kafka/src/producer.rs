@@ -167,7 +167,11 @@ impl Sender {
         open: Duration,
     ) -> Result<Self> {
         let mut native = native::producer(config, context.in_flight.bytes);
-        native.set("transactional.id", id).set("transaction.timeout.ms", open.as_millis().to_string());
+        native
+            .set("transactional.id", id)
+            .set("transaction.timeout.ms", open.as_millis().to_string())
+            // All of a transaction is there at once: nothing more comes to wait for.
+            .set("linger.ms", "0");
         Self::with(native, config, &context.events)
     }
 

@@ -58,6 +58,11 @@ pub trait Harness: Send + Sync + 'static {
     /// URLs that cannot work, each with what is wrong and the kind of error that it must give.
     fn broken_urls(&self) -> Vec<(&'static str, String, ErrorKind)>;
 
+    /// Makes a client whose sends wait for others to go with them, where one can ask for that.
+    async fn lingering(&self) -> Result<Client> {
+        self.client().await
+    }
+
     /// Returns the broker that rows may stop and kill, if there is one to stop.
     fn broker(&self) -> Option<&Broker>;
 
@@ -213,6 +218,10 @@ impl BrokerHarness {
         format!("{}{}", self.url, self.mark)
     }
 
+    fn url_with(&self, key: &str) -> String {
+        format!("{}{}{key}", self.url, if self.url.contains('?') { '&' } else { '?' })
+    }
+
     fn query(&self) -> &str {
         self.url.split_once('?').map_or("", |(_, query)| query)
     }
@@ -258,6 +267,13 @@ impl Harness for BrokerHarness {
         Ok(Box::new(ProcessVictim(child)))
     }
 
+    async fn lingering(&self) -> Result<Client> {
+        if self.name != "kafka" {
+            return self.client().await;
+        }
+        Ok(planted::connect(self.url_with("linger=300ms") + &self.mark).await?)
+    }
+
     fn session_bound(&self) -> Duration {
         self.session_bound
     }
@@ -279,11 +295,7 @@ impl Harness for BrokerHarness {
     fn broken_urls(&self) -> Vec<(&'static str, String, ErrorKind)> {
         let Some((scheme, _)) = self.url.split_once("://") else { return Vec::new() };
         let mut broken = vec![
-            (
-                "an unknown key",
-                format!("{}{}nonsense=1", self.url, if self.url.contains('?') { '&' } else { '?' }),
-                ErrorKind::InvalidInput,
-            ),
+            ("an unknown key", self.url_with("nonsense=1"), ErrorKind::InvalidInput),
             ("a refused port", format!("{scheme}://127.0.0.1:1"), ErrorKind::Unavailable),
             ("an unknown host", format!("{scheme}://no-such-host.invalid:9092"), ErrorKind::Unavailable),
         ];

@@ -95,8 +95,9 @@ pub(crate) async fn in_order_with_sends(context: Context) -> Result<Verdict> {
     let topic = context.topic();
     let settings = GroupSettings::default().ordered();
     let subscriber = context.subscribe_as(&topic, "g", settings).await?;
-    let publisher = context.publisher(&topic).await?;
     // So much is still on its way when the transaction begins.
+    let client = context.harness.lingering().await?;
+    let publisher = client.publisher(&topic).await?;
     let rest = "x".repeat(16 << 10);
     let message = |number: usize| Message::new(format!("{number} {rest}")).key("k");
     let mut sending = Vec::new();
@@ -106,7 +107,7 @@ pub(crate) async fn in_order_with_sends(context: Context) -> Result<Verdict> {
             sending.push(publisher.enqueue(message(number)).await?);
             number += 1;
         }
-        let mut transaction = context.client.transaction();
+        let mut transaction = client.transaction();
         for _ in 0..5 {
             transaction.add(&publisher, message(number))?;
             number += 1;
@@ -123,6 +124,7 @@ pub(crate) async fn in_order_with_sends(context: Context) -> Result<Verdict> {
         ensure!(found == expected.to_string(), "{found} instead of {expected}");
         delivery.ack().await?;
     }
+    client.close(Duration::from_secs(5)).await?;
     Ok(Verdict::Pass)
 }
 
