@@ -38,8 +38,8 @@ struct Mode {
 /// [cuts](Self::cut), [refuses](Self::refuse), [stalls](Self::stall), [freezes](Self::freeze), [delays](Self::delay)
 /// and [heals](Self::heal).
 ///
-/// Commands act on all connections, those that are open and those to come, but for a cut and a freeze. Dropping the proxy closes its
-/// port and cuts its connections.
+/// Commands act on all connections, those that are open and those to come; a cut and a freeze on the open ones alone.
+/// Dropping the proxy closes its port and cuts its connections.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
