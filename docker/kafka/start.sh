@@ -1,6 +1,7 @@
 #!/bin/sh
-# MQ_PORT: what clients dial, at the address MQ_BIND; the two ports above it are the broker's own.
-# MQ_ADVERTISED: host:port as clients see it (a proxy in between needs another one).
+# MQ_PORT: what clients dial, at the address MQ_BIND; the two ports above it are the broker's own, and at the third
+# users log in (SCRAM-SHA-256).
+# MQ_ADVERTISED, MQ_ADVERTISED_USERS: host:port as clients see it (a proxy in between needs another one).
 # The class path's star is for Java, so the shell must not expand it.
 set -euf
 
@@ -10,8 +11,8 @@ cp=/opt/kafka/libs/*
 
 cat /etc/mq/server.properties >"$config"
 cat >>"$config" <<CONF
-listeners=CLIENT://${MQ_BIND:-0.0.0.0}:$port,INTERNAL://127.0.0.1:$((port + 1)),CONTROLLER://127.0.0.1:$((port + 2))
-advertised.listeners=CLIENT://${MQ_ADVERTISED:-127.0.0.1:$port},INTERNAL://127.0.0.1:$((port + 1))
+listeners=CLIENT://${MQ_BIND:-0.0.0.0}:$port,USERS://${MQ_BIND:-0.0.0.0}:$((port + 3)),INTERNAL://127.0.0.1:$((port + 1)),CONTROLLER://127.0.0.1:$((port + 2))
+advertised.listeners=CLIENT://${MQ_ADVERTISED:-127.0.0.1:$port},USERS://${MQ_ADVERTISED_USERS:-127.0.0.1:$((port + 3))},INTERNAL://127.0.0.1:$((port + 1))
 controller.quorum.voters=1@127.0.0.1:$((port + 2))
 CONF
 

@@ -73,7 +73,7 @@ pub trait Backend: Debug + Send + Sync + 'static {
     /// Connects, if that was not done, and returns the producer; core asks once per client.
     ///
     /// # Errors
-    /// A broker that is away or refuses the credentials: within 5 s.
+    /// A broker that is away or refuses the credentials: within 5 s. One that never answers: within 10 s.
     async fn producer(&self) -> Result<Arc<dyn Producer>>;
 
     /// Opens a member of a group. Its topics and groups exist, as far as the policy said.

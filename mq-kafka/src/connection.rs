@@ -75,7 +75,7 @@ impl KafkaBackend {
     /// Connects to the cluster that `url` names.
     ///
     /// # Errors
-    /// Within 5 s: `InvalidInput` for a URL that can't be read, `Unauthorized` for wrong
+    /// Within 10 s: `InvalidInput` for a URL that can't be read, `Unauthorized` for wrong
     /// credentials, `Unavailable` for a broker that is not there.
     pub async fn connect(url: &Url, context: Context) -> Result<Self> {
         Self::with_config(KafkaConfig::from_url(url)?, context).await

@@ -40,7 +40,11 @@ pub(crate) fn from_delivery(code: Code) -> Error {
         | Code::InvalidArgument => ErrorKind::Rejected,
         Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition => ErrorKind::NotFound,
         Code::InvalidTopic => ErrorKind::InvalidInput,
-        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => ErrorKind::Unauthorized,
+        // The first is never of the native client: it says of what it has in hand that `Authentication` failed, and
+        // that may be stored.
+        Code::SaslAuthenticationFailed | Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
+            ErrorKind::Unauthorized
+        }
         _ => ErrorKind::UnknownOutcome,
     };
     Error::new(kind, code.to_string())
@@ -159,6 +163,7 @@ mod tests {
             (Code::UnknownTopicOrPartition, ErrorKind::NotFound),
             (Code::InvalidTopic, ErrorKind::InvalidInput),
             (Code::TopicAuthorizationFailed, ErrorKind::Unauthorized),
+            (Code::Authentication, ErrorKind::UnknownOutcome),
             (Code::MessageTimedOut, ErrorKind::UnknownOutcome),
             (Code::RequestTimedOut, ErrorKind::UnknownOutcome),
             (Code::NotLeaderForPartition, ErrorKind::UnknownOutcome),

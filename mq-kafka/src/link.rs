@@ -1,12 +1,18 @@
 //! What a native client says of its connections.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
-use mq_core::{Event, Events};
+use mq_core::{Error, ErrorKind, Event, Events};
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use crate::error::from_code;
+
+/// While the login is refused, one batch in such a time is sent to see whether it still is.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// The state of a native client's connections, as its error events tell.
 #[derive(Debug)]
@@ -14,6 +20,10 @@ pub(crate) struct Link {
     what: &'static str,
     events: Events,
     down: AtomicBool,
+    /// Whether the broker refused the login last.
+    refused: AtomicBool,
+    /// When it was last tried whether it still does.
+    tried: Mutex<Option<Instant>>,
     /// Statistics in a row that name no broker.
     brokerless: AtomicU32,
     last: Mutex<Option<(Code, String)>>,
@@ -25,6 +35,8 @@ impl Link {
             what,
             events,
             down: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
+            tried: Mutex::new(None),
             brokerless: AtomicU32::new(0),
             last: Mutex::new(None),
         }
@@ -35,13 +47,39 @@ impl Link {
         let Some(code) = error.rdkafka_error_code() else { return };
         if code != Code::AllBrokersDown {
             *self.last.lock() = Some((code, reason.to_owned()));
+            self.login_refused(from_code(code).kind() == ErrorKind::Unauthorized, reason);
         } else if !self.down.swap(true, Ordering::Relaxed) {
             self.events.emit(Event::Disconnected { what: self.what, reason: reason.to_owned() });
         }
     }
 
+    fn login_refused(&self, refused: bool, reason: &str) {
+        let before = self.refused.swap(refused, Ordering::Relaxed);
+        if refused && !before {
+            *self.tried.lock() = Some(Instant::now());
+            self.events.failed("log in", &Error::new(ErrorKind::Unauthorized, reason));
+        }
+    }
+
+    /// Whether not to send what comes now, for the login is refused. The native client would keep it until it times
+    /// out, and tells of the same refusal once in 30 s: so some have to be sent to find out whether it is over.
+    pub(crate) fn refuses(&self) -> bool {
+        if !self.refused.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut tried = self.tried.lock();
+        let refuses = tried.is_some_and(|tried| tried.elapsed() < TRY_AGAIN);
+        if !refuses {
+            *tried = Some(Instant::now());
+        }
+        refuses
+    }
+
     /// The broker answered.
     pub(crate) fn answered(&self) {
+        if self.refused.load(Ordering::Relaxed) {
+            self.refused.store(false, Ordering::Relaxed);
+        }
         if self.down.load(Ordering::Relaxed) && self.down.swap(false, Ordering::Relaxed) {
             self.events.emit(Event::Connected { what: self.what });
         }
@@ -112,6 +150,23 @@ impl ClientContext for Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_login_stands_until_it_is_tried_again_or_something_is_answered() {
+        let link = Link::new("test", Events::default());
+        let refusal = || link.error_event(&KafkaError::Global(Code::Authentication), "no such user");
+        assert!(!link.refuses());
+        refusal();
+        assert!(link.refuses());
+        *link.tried.lock() = Instant::now().checked_sub(TRY_AGAIN);
+        assert!(!link.refuses(), "one may try");
+        assert!(link.refuses(), "and no other");
+        link.answered();
+        assert!(!link.refuses());
+        refusal();
+        link.error_event(&KafkaError::Global(Code::BrokerTransportFailure), "gone");
+        assert!(!link.refuses(), "a broker that is not there refuses nobody");
+    }
 
     #[test]
     fn a_client_without_brokers_is_stranded() {

@@ -200,6 +200,9 @@ impl Sender {
         }
         let native = self.native();
         let reports: &Reports = native.context();
+        if reports.link.refuses() {
+            return done(vec![Verdict::Failed(Code::SaslAuthenticationFailed); records.len()]);
+        }
         let first = reports.batches.register(records.len(), done);
         let mut backlog = reports.backlog.lock();
         for (ticket, record) in (first..).zip(records) {

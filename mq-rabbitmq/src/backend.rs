@@ -85,7 +85,7 @@ impl RabbitMqBackend {
     ///
     /// # Errors
     /// `InvalidInput` for a URL that is wrong, `Unauthorized` for credentials that are,
-    /// `Unavailable` for a broker that cannot be reached within 5 s.
+    /// `Unavailable` for a broker that cannot be reached, within 10 s.
     pub async fn connect(url: &Url, context: Context) -> Result<Self> {
         Self::connect_with(RabbitMqConfig::from_url(url)?, context).await
     }

@@ -62,7 +62,8 @@ pub fn backends() -> Vec<&'static Capabilities> {
 ///
 /// # Errors
 /// `InvalidInput` for a URL that is wrong, with what is known and which feature to enable; `Unavailable` or
-/// `Unauthorized` within 5 s if the broker can't be reached or refuses the credentials.
+/// `Unauthorized` within 5 s if the broker can't be reached or refuses the credentials; within 10 s if it takes the
+/// connection and never answers.
 pub async fn connect(url: impl AsRef<str>) -> Result<Client> {
     connect_with(url, ClientOptions::default(), Context::default()).await
 }

@@ -11,6 +11,8 @@ use super::ports::free_port;
 const READY_LIMIT: Duration = Duration::from_secs(90);
 const START_ATTEMPTS: usize = 5;
 const MANAGEMENT_PORT: u16 = 15_672;
+/// Where Kafka has its users log in, inside its container.
+const USERS_PORT: u16 = 9095;
 
 /// Starts a broker with settings of its own.
 #[derive(Clone, Debug)]
@@ -59,13 +61,13 @@ impl BrokerBuilder {
     }
 
     async fn attempt(&self) -> Result<Option<Broker>> {
-        let (plan, port, management) = self.plan()?;
+        let (plan, port, second) = self.plan()?;
         let container = Container::start_new(plan).await?;
         Ok(container.map(|container| Broker {
             kind: self.kind,
             url: self.kind.url(port),
             port: Some(port),
-            management,
+            second,
             container: Some(container),
         }))
     }
@@ -74,22 +76,25 @@ impl BrokerBuilder {
         let port = free_port()?;
         let mut ports = vec![(port, self.kind.default_port())];
         let mut environment = Vec::new();
-        let mut management = None;
+        let mut second = None;
+        let mut add = |inside| {
+            let port = *second.insert(free_port()?);
+            ports.push((port, inside));
+            anyhow::Ok(port)
+        };
         match self.kind {
             BrokerKind::Kafka => {
+                let users = add(USERS_PORT)?;
                 environment.push(("MQ_ADVERTISED".to_owned(), format!("127.0.0.1:{port}")));
+                environment.push(("MQ_ADVERTISED_USERS".to_owned(), format!("127.0.0.1:{users}")));
             }
-            BrokerKind::RabbitMq => {
-                let port = free_port()?;
-                ports.push((port, MANAGEMENT_PORT));
-                management = Some(port);
-            }
+            BrokerKind::RabbitMq => drop(add(MANAGEMENT_PORT)?),
             BrokerKind::Redis => {}
         }
         environment.extend(self.environment.iter().cloned());
         let image = self.kind.image();
         let plan = Plan { image, environment, ports };
-        Ok((plan, port, management))
+        Ok((plan, port, second))
     }
 }
 
@@ -99,7 +104,8 @@ pub struct Broker {
     kind: BrokerKind,
     url: String,
     port: Option<u16>,
-    management: Option<u16>,
+    /// RabbitMQ's HTTP API, or where Kafka's users log in.
+    second: Option<u16>,
     container: Option<Container>,
 }
 
@@ -113,7 +119,7 @@ impl Broker {
         if url.trim().is_empty() {
             bail!("{} is set but empty", kind.url_variable());
         }
-        Ok(Self { kind, url, port: None, management: None, container: None })
+        Ok(Self { kind, url, port: None, second: None, container: None })
     }
 
     /// Returns the URL that `mq::connect` takes; the same over every restart.
@@ -137,7 +143,22 @@ impl Broker {
     /// Returns the root of RabbitMQ's HTTP API, for one started here.
     #[must_use]
     pub fn management_url(&self) -> Option<String> {
-        self.management.map(|port| format!("http://guest:guest@127.0.0.1:{port}"))
+        let port = self.second.filter(|_| self.kind == BrokerKind::RabbitMq);
+        port.map(|port| format!("http://guest:guest@127.0.0.1:{port}"))
+    }
+
+    /// Returns the URL with which a user logs in to a broker started here.
+    ///
+    /// # Errors
+    ///
+    /// When the broker was not started here.
+    pub fn url_of(&self, user: &str, password: &str) -> Result<String> {
+        self.container()?;
+        let port = if self.kind == BrokerKind::Kafka { self.second } else { self.port };
+        let port = port.context("the broker has no port for users")?;
+        let scheme = self.url.split("://").next().unwrap_or_default();
+        let query = if self.kind == BrokerKind::Kafka { "?sasl=SCRAM-SHA-256" } else { "" };
+        Ok(format!("{scheme}://{user}:{password}@127.0.0.1:{port}{query}"))
     }
 
     /// Stops the broker as an operator would: it may close its files and connections, for up to

@@ -192,29 +192,37 @@ impl Operator<'_> {
     }
 
     /// Makes [`USER`], who may do everything.
-    pub(super) async fn make_user(self) -> Result<bool> {
+    pub(super) async fn make_user(self) -> Result<()> {
         match self.0.kind() {
             BrokerKind::Redis => {
-                self.redis(format!("ACL SETUSER {USER} reset on '>{PASSWORD}' '~*' '&*' '+@all'")).await
+                self.redis(format!("ACL SETUSER {USER} reset on '>{PASSWORD}' '~*' '&*' '+@all'")).await?;
             }
             BrokerKind::RabbitMq => {
                 self.rabbitmq(format!("add_user {USER} {PASSWORD}")).await?;
-                self.rabbitmq(format!("set_permissions {USER} '.*' '.*' '.*'")).await
+                self.rabbitmq(format!("set_permissions {USER} '.*' '.*' '.*'")).await?;
             }
-            BrokerKind::Kafka => Ok(false),
+            BrokerKind::Kafka => {
+                self.kafka_user(format!("--add-config 'SCRAM-SHA-256=[password={PASSWORD}]'")).await?;
+            }
         }
+        Ok(())
     }
 
-    /// Removes [`USER`] and ends the user's connections.
+    /// Removes [`USER`] and ends the user's connections, Kafka's within 3 s.
     pub(super) async fn remove_user(self) -> Result<()> {
         match self.0.kind() {
-            BrokerKind::Redis => self.redis(format!("ACL DELUSER {USER}")).await.map(drop),
+            BrokerKind::Redis => self.redis(format!("ACL DELUSER {USER}")).await?,
             BrokerKind::RabbitMq => {
                 self.rabbitmq(format!("delete_user {USER}")).await?;
-                self.rabbitmq(format!("close_all_user_connections {USER} removed")).await.map(drop)
+                self.rabbitmq(format!("close_all_user_connections {USER} removed")).await?
             }
-            BrokerKind::Kafka => Ok(()),
-        }
+            BrokerKind::Kafka => self.kafka_user("--delete-config SCRAM-SHA-256".into()).await?,
+        };
+        Ok(())
+    }
+
+    async fn kafka_user(self, change: String) -> Result<bool> {
+        self.kafka("ConfigCommand", format!("--alter --entity-type users --entity-name {USER} {change}")).await
     }
 
     /// Lets writes reach the disk while a row asks for that.
@@ -224,13 +232,5 @@ impl Operator<'_> {
             self.redis(format!("CONFIG SET appendfsync {value}")).await?;
         }
         Ok(())
-    }
-
-    /// Returns the URL with [`USER`]'s credentials.
-    pub(super) fn url_of_user(self) -> String {
-        let url = self.0.url();
-        let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-        let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
-        format!("{scheme}://{USER}:{PASSWORD}@{address}")
     }
 }

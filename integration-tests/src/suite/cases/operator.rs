@@ -10,7 +10,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use crate::brokers::BrokerKind;
 use crate::suite::context::{Context, PATIENCE, body, drain, expect_kind, one, quiet, send, take};
-use crate::suite::harm::{Operator, PASSWORD};
+use crate::suite::harm::{Operator, PASSWORD, USER};
 use crate::suite::manifest::Verdict;
 
 /// How long both sides may take to go on: 10 s, for Kafka also its session and a rebalance.
@@ -287,13 +287,20 @@ pub(crate) async fn queue_not_started(context: Context) -> Result<Verdict> {
     Ok(Verdict::Pass)
 }
 
+/// Connects with credentials that are wrong.
+async fn connect_in_vain(url: &str) -> Result<mq::Error> {
+    let connected = tokio::time::timeout(Duration::from_secs(5), mq::connect(url)).await;
+    let connected = connected.map_err(|_| anyhow!("a login that is refused is not told within 5 s"))?;
+    expect_kind(connected.map(drop), ErrorKind::Unauthorized)
+}
+
 pub(crate) async fn credentials_revoked(context: Context) -> Result<Verdict> {
     let Some(broker) = context.harness.broker() else { return Ok(Verdict::Unsupported) };
     let operator = Operator(broker);
-    if !operator.make_user().await? {
-        return Ok(Verdict::Unsupported);
-    }
-    let client = mq::connect(&operator.url_of_user()).await?;
+    operator.make_user().await?;
+    let url = broker.url_of(USER, PASSWORD)?;
+    let wrong = connect_in_vain(&broker.url_of(USER, "wrong")?).await?;
+    let client = mq::connect(&url).await?;
     let topic = context.topic();
     let subscriber = client.subscriber(&topic, context.group("g")).open().await?;
     let publisher = client.publisher(&topic).await?;
@@ -310,7 +317,8 @@ pub(crate) async fn credentials_revoked(context: Context) -> Result<Verdict> {
         expect_kind(sent, ErrorKind::Unauthorized)
     });
     let refused = refused.await?;
-    for error in [told, refused] {
+    let gone = connect_in_vain(&url).await?;
+    for error in [told, refused, wrong, gone] {
         ensure!(!format!("{error} {error:?}").contains(PASSWORD), "a password shows");
     }
     let closed = tokio::time::timeout(Duration::from_secs(15), client.close(Duration::from_secs(5))).await;
