@@ -290,7 +290,7 @@ pub fn manifest() -> Vec<Case> {
         Hurts 1 "operator.queue_full" operator::limits::queue_full: "one of two groups' queues is full: what it refuses is never said to be stored, what is confirmed comes to both";
         Hurts 9 "operator.ack_timeout" operator::ack_timeout: "a message that the broker takes back because it was not acked in time: an event says so, its holder's ack is stale, it comes again";
         Hurts 9 "operator.queue_not_started" operator::queue_not_started: "a broker that gives up on the queues of a new group, as its disk stalls: an event says so, and they are declared again";
-        Hurts 9 "operator.credentials_revoked" operator::credentials_revoked: "a user that is removed: both sides end as Unauthorized within 10 s; nobody connects with that login or a wrong password, and no password shows";
+        Hurts 9 "operator.credentials_revoked" operator::credentials_revoked: "a user that is removed: both sides end as Unauthorized within 10 s; nobody connects with that login or a wrong password, no password shows, and who is made again sends again";
         Hurts 9 "observe.cuts" observe::cuts: "a broker that is away is not up and its gauges are gone; lost and restored connections are counted";
         Hurts 2 "faults.history" fault_history::row: "a seeded history of sends, settlements and faults loses nothing confirmed, and nothing unexplained happens";
     }

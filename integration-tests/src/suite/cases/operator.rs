@@ -321,6 +321,12 @@ pub(crate) async fn credentials_revoked(context: Context) -> Result<Verdict> {
     for error in [told, refused, wrong, gone] {
         ensure!(!format!("{error} {error:?}").contains(PASSWORD), "a password shows");
     }
+    operator.make_user().await?;
+    let sent = context.until(|| async {
+        let sent = tokio::time::timeout(Duration::from_secs(5), publisher.send(Message::new("again"))).await;
+        Ok(sent.map_err(|_| anyhow!("a send hangs though the login is good again"))??)
+    });
+    sent.await?;
     let closed = tokio::time::timeout(Duration::from_secs(15), client.close(Duration::from_secs(5))).await;
     drop(closed.map_err(|_| anyhow!("close hangs"))?);
     Ok(Verdict::Pass)
