@@ -42,9 +42,9 @@ pub(crate) fn from_delivery(code: Code) -> Error {
         Code::InvalidTopic => ErrorKind::InvalidInput,
         // The first is never of the native client: it says of what it has in hand that `Authentication` failed, and
         // that may be stored.
-        Code::SaslAuthenticationFailed | Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed => {
-            ErrorKind::Unauthorized
-        }
+        Code::SaslAuthenticationFailed
+        | Code::TopicAuthorizationFailed
+        | Code::ClusterAuthorizationFailed => ErrorKind::Unauthorized,
         _ => ErrorKind::UnknownOutcome,
     };
     Error::new(kind, code.to_string())

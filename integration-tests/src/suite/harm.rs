@@ -31,7 +31,7 @@ impl Operator<'_> {
     }
 
     async fn kafka(self, tool: &str, arguments: String) -> Result<bool> {
-        let java = format!("java -cp '/opt/kafka/libs/*' org.apache.kafka.tools.{tool}");
+        let java = format!("java -cp '/opt/kafka/libs/*' {tool}");
         self.sh(format!("{java} --bootstrap-server localhost:{INTERNAL_PORT} {arguments}"))
             .await
             .map(|()| true)
@@ -42,10 +42,18 @@ impl Operator<'_> {
         if self.0.kind() != BrokerKind::RabbitMq {
             return Ok(String::new());
         }
+        let exchange = format!(r#"rabbit_misc:r(<<"/">>, exchange, <<"{topic}">>)"#);
+        let counters = "[maps:to_list(maps:get([{protocol, amqp091} | Of], O)) \
+            || Of <- [[], [{queue_type, rabbit_quorum_queue}]]]";
+        let routed = format!(
+            "O = rabbit_global_counters:overview(), \
+             {{rabbit_db_topic_exchange:match({exchange}, <<\"any\">>, #{{}}), {counters}}}."
+        );
         let script = format!(
             "for what in 'list_bindings source_name destination_name routing_key' \
              'list_queues name state messages consumers' 'list_consumers queue_name active prefetch_count'; \
-             do echo \"$what:\"; rabbitmqctl -q $what | grep {topic}; done; true"
+             do echo \"$what:\"; rabbitmqctl -q $what | grep {topic}; done; \
+             echo routed:; rabbitmqctl -q eval '{routed}'; true"
         );
         self.0.exec(["sh", "-c", &script]).await
     }
@@ -56,7 +64,11 @@ impl Operator<'_> {
             BrokerKind::Redis => self.redis(format!("XGROUP DESTROY {topic} {group}")).await,
             BrokerKind::RabbitMq => self.rabbitmq(format!("delete_queue {topic}..{group}")).await,
             BrokerKind::Kafka => {
-                self.kafka("TopicCommand", format!("--delete --topic {topic}..{group}..inbox")).await
+                self.kafka(
+                    "org.apache.kafka.tools.TopicCommand",
+                    format!("--delete --topic {topic}..{group}..inbox"),
+                )
+                .await
             }
         }
     }
@@ -83,7 +95,9 @@ impl Operator<'_> {
                 self.rabbitmq("reset".into()).await?;
                 self.rabbitmq("start_app".into()).await
             }
-            BrokerKind::Kafka => self.kafka("TopicCommand", "--delete --topic '[^_].*'".into()).await,
+            BrokerKind::Kafka => {
+                self.kafka("org.apache.kafka.tools.TopicCommand", "--delete --topic '[^_].*'".into()).await
+            }
         }
     }
 
@@ -97,7 +111,11 @@ impl Operator<'_> {
                     r#"{{"partitions":[{{"topic":"{topic}","partition":0,"offset":-1}}],"version":1}}"#
                 );
                 self.sh(format!("echo '{json}' > /tmp/trim.json")).await?;
-                self.kafka("DeleteRecordsCommand", "--offset-json-file /tmp/trim.json".into()).await
+                self.kafka(
+                    "org.apache.kafka.tools.DeleteRecordsCommand",
+                    "--offset-json-file /tmp/trim.json".into(),
+                )
+                .await
             }
         }
     }
@@ -222,7 +240,11 @@ impl Operator<'_> {
     }
 
     async fn kafka_user(self, change: String) -> Result<bool> {
-        self.kafka("ConfigCommand", format!("--alter --entity-type users --entity-name {USER} {change}")).await
+        self.kafka(
+            "kafka.admin.ConfigCommand",
+            format!("--alter --entity-type users --entity-name {USER} {change}"),
+        )
+        .await
     }
 
     /// Lets writes reach the disk while a row asks for that.
