@@ -49,22 +49,32 @@ impl Shared {
         let topology = Arc::new(Topology::new(ask.clone(), config.request_timeout, events.clone()));
         let delay = Arc::new(Delay::new(topology.clone(), context.clock.clone()));
         let starts = Starts::new(topology.clone(), events.clone());
-        let courier =
-            Publisher::start([&publish, &ask], Mode::Checked, config.publish_window, config.publish_timeout);
+        let courier = Publisher::start(
+            &publish,
+            &topology,
+            Mode::Checked,
+            config.publish_window,
+            config.publish_timeout,
+        );
         let copier = Copier { courier, delay: delay.clone(), topology: topology.clone(), starts, events };
         Self { config, context, publish, consume, ask, topology, delay, copier, forwarder: Arc::default() }
     }
 
     /// Starts another publisher that notices what reaches no queue.
     pub(crate) fn courier(&self, within: Duration) -> Publisher {
-        Publisher::start([&self.publish, &self.ask], Mode::Checked, self.config.publish_window, within)
+        Publisher::start(&self.publish, &self.topology, Mode::Checked, self.config.publish_window, within)
     }
 
     /// Starts a publisher to topics.
     pub(crate) fn publisher(&self) -> Publisher {
         let config = &self.config;
-        let links = [&self.publish, &self.ask];
-        Publisher::start(links, Mode::Pipelined, config.publish_window, config.publish_timeout)
+        Publisher::start(
+            &self.publish,
+            &self.topology,
+            Mode::Pipelined,
+            config.publish_window,
+            config.publish_timeout,
+        )
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Link {
     /// Why the connection ended, as it said itself.
     reason: Arc<Mutex<Option<String>>>,
     frame_max: AtomicU32,
+    /// Whether a connection was lost.
+    lost: AtomicBool,
     closed: AtomicBool,
     closing: Notify,
 }
@@ -92,9 +94,15 @@ impl Link {
             state: tokio::sync::Mutex::default(),
             reason: Arc::default(),
             frame_max: AtomicU32::new(FRAME),
+            lost: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             closing: Notify::new(),
         })
+    }
+
+    /// Returns whether a connection was lost: the broker may not be what it was.
+    pub(crate) fn was_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Returns how many bytes a header frame may have.
@@ -174,6 +182,7 @@ impl Link {
             }
             let reason = self.reason.lock().take().unwrap_or_else(|| "the connection is closed".into());
             self.events.emit(Event::Disconnected { what: self.what, reason });
+            self.lost.store(true, Ordering::Relaxed);
             state.connection = None;
             state.opened = 0;
         }

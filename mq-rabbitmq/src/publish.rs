@@ -21,8 +21,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::codec::{Publication, header_bytes};
 use crate::connection::Link;
-use crate::error::{closed, from_native, is_missing};
+use crate::error::{closed, from_native, heals, is_missing};
 use crate::flight::{Flight, Slot};
+use crate::topology::Topology;
 
 /// How a channel is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +98,7 @@ impl std::fmt::Debug for Publisher {
 struct Front {
     link: Arc<Link>,
     /// Looks for exchanges.
-    ask: Arc<Link>,
+    topology: Arc<Topology>,
     mode: Mode,
     window: Arc<Semaphore>,
     size: usize,
@@ -114,14 +115,20 @@ struct State {
 }
 
 impl Publisher {
-    /// Starts the task, which publishes on the first link and asks on the second. At most `size`
-    /// messages are unconfirmed; a verdict comes within `within`.
-    pub(crate) fn start([link, ask]: [&Arc<Link>; 2], mode: Mode, size: usize, within: Duration) -> Self {
+    /// Starts the task, which publishes on the link. At most `size` messages are unconfirmed; a verdict comes within
+    /// `within`.
+    pub(crate) fn start(
+        link: &Arc<Link>,
+        topology: &Arc<Topology>,
+        mode: Mode,
+        size: usize,
+        within: Duration,
+    ) -> Self {
         let (sender, parcels) = mpsc::unbounded_channel();
         let window = Arc::new(Semaphore::new(size));
         let state = Mutex::new(State { parcels: Some(sender), queued: 0, open: None });
-        let (link, ask) = (link.clone(), ask.clone());
-        let front = Arc::new(Front { link, ask, mode, window, size, within, state });
+        let (link, topology) = (link.clone(), topology.clone());
+        let front = Arc::new(Front { link, topology, mode, window, size, within, state });
         let task = tokio::spawn(front.clone().run(parcels));
         Self { front, task: Mutex::new(Some(task)) }
     }
@@ -262,7 +269,7 @@ impl Front {
             Err(error) => return parcel.refuse(&error),
         };
         let Parcel { items, reply, .. } = parcel;
-        let absent = open.look_up(&items, &self.ask, deadline).await;
+        let absent = open.look_up(&items, &self.topology, deadline).await;
         let mut flight = self.begin(&open, items, &absent, deadline, permits);
         self.state.lock().open = Some(open);
         match self.mode {
@@ -292,7 +299,8 @@ impl Front {
             Ok(selected) => selected.map_err(from_native)?,
             Err(_) => return Err(full()),
         }
-        Ok(Open { channel: Arc::new(channel), published: Arc::default(), known: HashSet::new() })
+        let lost = self.link.was_lost();
+        Ok(Open { channel: Arc::new(channel), published: Arc::default(), lost, known: HashSet::new() })
     }
 
     /// Hands a parcel to the connection, but for what is refused beforehand.
@@ -324,6 +332,8 @@ struct Open {
     channel: Arc<Channel>,
     /// How many messages were published on it.
     published: Arc<AtomicU64>,
+    /// Whether a connection was lost before, and with it perhaps what the broker knew.
+    lost: bool,
     /// The exchanges that were there when they were looked for.
     known: HashSet<ShortString>,
 }
@@ -348,7 +358,7 @@ impl Open {
     async fn look_up(
         &mut self,
         items: &[Publication],
-        link: &Link,
+        topology: &Topology,
         deadline: Instant,
     ) -> Vec<(ShortString, Error)> {
         let mut absent: Vec<(ShortString, Error)> = Vec::new();
@@ -359,7 +369,14 @@ impl Open {
             {
                 continue;
             }
-            match find(exchange, link, deadline).await {
+            let found = async {
+                find(exchange, topology.link(), deadline).await?;
+                match self.lost {
+                    true => restore(exchange, topology, deadline).await,
+                    false => Ok(()),
+                }
+            };
+            match found.await {
                 Ok(()) => drop(self.known.insert(exchange.clone())),
                 Err(error) => absent.push((exchange.clone(), error)),
             }
@@ -370,6 +387,18 @@ impl Open {
     fn begin(&self, item: Publication) -> Slot {
         self.published.fetch_add(1, Ordering::Relaxed);
         Slot::begin(self.channel.clone(), item)
+    }
+}
+
+async fn restore(exchange: &ShortString, topology: &Topology, deadline: Instant) -> Result<()> {
+    match timeout_at(deadline, topology.restore_routes(exchange.as_str())).await {
+        Ok(Err(error)) if heals(&error) => Err(error),
+        Ok(Err(error)) => {
+            topology.events().failed("restoring routes", &error);
+            Ok(())
+        }
+        Ok(Ok(())) => Ok(()),
+        Err(_) => Err(full()),
     }
 }
 

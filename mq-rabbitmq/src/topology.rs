@@ -87,6 +87,14 @@ impl Topology {
         }
     }
 
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    pub(crate) fn events(&self) -> &Events {
+        &self.events
+    }
+
     /// Opens a channel for one piece of work.
     pub(crate) async fn channel(&self) -> Result<Channel> {
         self.link.channel(Some(Instant::now() + self.within)).await

@@ -282,6 +282,7 @@ pub fn manifest() -> Vec<Case> {
         Hurts 9 "operator.everything_deleted" operator::everything_deleted: "all that is stored is deleted: an event says so, topic and group are made again, both sides go on";
         Hurts 9 "operator.everything_deleted_ordered" operator::everything_deleted_ordered: "the same with an ordered group";
         Hurts 9 "operator.route_removed" operator::route_removed: "a route that the broker lost is there again as soon as the group's member has its connection back";
+        Hurts 1 "operator.route_removed_and_sent" operator::route_removed_and_sent: "what the declaring client sends as soon as it is connected again is not confirmed into nowhere, where the broker lost the route";
         Hurts 9 "operator.trimmed_before_read" operator::trimmed_before_read: "messages removed before a group read them are an event, and what follows comes";
         Hurts 9 "operator.trimmed_while_read" operator::trimmed_while_read: "messages removed while a member reads come all the same, or an event tells of them";
         Hurts 3 "operator.trimmed_elsewhere" operator::trimmed_elsewhere: "messages trimmed from one partition cost those held of another no attempt";

@@ -3,7 +3,9 @@
 use lapin::options::{ExchangeBindOptions, QueueBindOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
-use mq_core::{Event, GroupName, GroupSettings, ORDERED_PARTITIONS, Policy, Result, TopicName, derived};
+use mq_core::{
+    ErrorKind, Event, GroupName, GroupSettings, ORDERED_PARTITIONS, Policy, Result, TopicName, derived,
+};
 
 use super::{
     ALL, Declared, FRESH, Queues, Topology, check_partitions, long_string, no_group, parse, queue_arguments,
@@ -103,6 +105,17 @@ impl Topology {
                 self.declare_queue(&channel, &names::kept(name), queue_arguments(ephemeral, false)).await?;
             }
         }
+        self.bind(&channel, topic, group, queues).await
+    }
+
+    /// Declares the routes from a topic to a group's queues.
+    async fn bind(
+        &self,
+        channel: &Channel,
+        topic: &TopicName,
+        group: &GroupName,
+        queues: &Queues,
+    ) -> Result<()> {
         if !queues.ordered {
             let bound = channel.queue_bind(
                 names::queue(topic, group).into(),
@@ -117,7 +130,7 @@ impl Topology {
         let mut arguments = FieldTable::default();
         arguments.insert("hash-header".into(), long_string(mq_core::envelope::KEY));
         let kind = ExchangeKind::Custom("x-consistent-hash".into());
-        self.declare_exchange(&channel, &hash, kind, arguments).await?;
+        self.declare_exchange(channel, &hash, kind, arguments).await?;
         for name in &queues.names {
             // The routing key is the queue's weight.
             let bound = channel.queue_bind(
@@ -183,6 +196,31 @@ impl Topology {
     pub(crate) async fn look_after(&self, topic: &TopicName, group: &GroupName) -> Result<()> {
         if !self.topic_exists(topic).await? {
             self.rebuild(topic, group).await?;
+        }
+        Ok(())
+    }
+
+    /// Declares the routes to the groups of a topic that were declared here: a broker that was killed may have
+    /// forgotten them (4.0.5, its metadata in Mnesia), and confirms what it has no route for.
+    pub(crate) async fn restore_routes(&self, topic: &str) -> Result<()> {
+        let known: Vec<_> = {
+            let groups = self.groups.lock();
+            let of_topic = groups.iter().filter(|((known, _), _)| known.as_str() == topic);
+            of_topic.map(|(names, declared)| (names.clone(), declared.settings.ordered)).collect()
+        };
+        for ((topic, group), ordered) in known {
+            let restored = async {
+                let queues = self.queues(&topic, &group, ordered).await?;
+                let channel = self.channel().await?;
+                let bound = self.bind(&channel, &topic, &group, &queues).await;
+                self.leave(&channel).await;
+                bound
+            };
+            match restored.await {
+                // Who deleted the group meanwhile wants no route to it.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                restored => restored?,
+            }
         }
         Ok(())
     }

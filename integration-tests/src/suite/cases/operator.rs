@@ -2,10 +2,11 @@
 
 pub(crate) mod limits;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use mq::{ErrorKind, Event, GroupSettings, Message, Publisher, Subscriber};
+use mq::{ErrorKind, Event, GroupSettings, Message, Publisher, SendRetry, Subscriber};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use crate::brokers::BrokerKind;
@@ -120,6 +121,30 @@ pub(crate) async fn route_removed(context: Context) -> Result<Verdict> {
     // What is looked for now and then only has its turn 6 s after the opening, or later.
     ensure!(begun.elapsed() < Duration::from_secs(4), "it took {:?}", begun.elapsed());
     subscriber.close(Duration::from_secs(10)).await?;
+    Ok(Verdict::Pass)
+}
+
+/// A route that was lost with all connections, while somebody sends.
+pub(crate) async fn route_removed_and_sent(context: Context) -> Result<Verdict> {
+    let Some(broker) = context.harness.broker() else { return Ok(Verdict::Unsupported) };
+    let (topic, group) = (context.topic(), context.group("g"));
+    let subscriber = context.subscribe(&topic, "g").await?;
+    let retry = SendRetry::any(Duration::from_secs(30));
+    let publisher = context.client.publisher(&topic).retry(retry).await?;
+    send(&publisher, "before", 10).await?;
+    drain(&subscriber, 10).await?;
+    // Nobody is left that would declare the route again when the connections are back.
+    subscriber.close(Duration::from_secs(10)).await?;
+    if !Operator(broker).remove_route(&topic, &group).await? {
+        return Ok(Verdict::Unsupported);
+    }
+    let mut missing: BTreeSet<String> = send(&publisher, "after", 50).await?.into_iter().collect();
+    let subscriber = context.subscribe(&topic, "g").await?;
+    while !missing.is_empty() {
+        let delivery = one(&subscriber).await.with_context(|| format!("confirmed and gone: {missing:?}"))?;
+        missing.remove(&body(&delivery));
+        delivery.ack().await?;
+    }
     Ok(Verdict::Pass)
 }
 

@@ -248,6 +248,7 @@ pub(super) const PATCHED: &[(&str, &str)] = &[
     ("faults.retried_until_back", "core_send_not_retried"),
     ("operator.everything_deleted_ordered", "redis_rebuilt_otherwise"),
     ("operator.route_removed", "rabbitmq_routes_left_to_chance"),
+    ("operator.route_removed_and_sent", "rabbitmq_routes_not_restored"),
     ("operator.trimmed_before_read", "kafka_stops_at_the_removed"),
     ("operator.trimmed_elsewhere", "kafka_trim_counts"),
     ("observe.cuts", "observe_old_gauges_kept"),
