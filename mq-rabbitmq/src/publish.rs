@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions};
-use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, ExchangeKind};
+use lapin::Channel;
+use lapin::options::ConfirmSelectOptions;
+use lapin::types::ShortString;
 use mq_core::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::codec::{Publication, header_bytes};
 use crate::connection::Link;
-use crate::error::{closed, from_native, heals, is_missing};
+use crate::error::{closed, from_native, heals};
 use crate::flight::{Flight, Slot};
 use crate::topology::Topology;
 
@@ -97,7 +97,7 @@ impl std::fmt::Debug for Publisher {
 /// What those who post and the task share.
 struct Front {
     link: Arc<Link>,
-    /// Looks for exchanges.
+    /// Looks for exchanges, and knows routes.
     topology: Arc<Topology>,
     mode: Mode,
     window: Arc<Semaphore>,
@@ -369,14 +369,8 @@ impl Open {
             {
                 continue;
             }
-            let found = async {
-                find(exchange, topology.link(), deadline).await?;
-                match self.lost {
-                    true => restore(exchange, topology, deadline).await,
-                    false => Ok(()),
-                }
-            };
-            match found.await {
+            let found = timeout_at(deadline, find(exchange.as_str(), topology, self.lost)).await;
+            match found.unwrap_or_else(|_| Err(full())) {
                 Ok(()) => drop(self.known.insert(exchange.clone())),
                 Err(error) => absent.push((exchange.clone(), error)),
             }
@@ -390,34 +384,19 @@ impl Open {
     }
 }
 
-async fn restore(exchange: &ShortString, topology: &Topology, deadline: Instant) -> Result<()> {
-    match timeout_at(deadline, topology.restore_routes(exchange.as_str())).await {
-        Ok(Err(error)) if heals(&error) => Err(error),
-        Ok(Err(error)) => {
-            topology.events().failed("restoring routes", &error);
-            Ok(())
+/// Looks for an exchange and, if a connection was `lost`, makes sure of the routes that are known here.
+async fn find(exchange: &str, topology: &Topology, lost: bool) -> Result<()> {
+    if !topology.find_exchange(exchange).await? {
+        return Err(Error::new(ErrorKind::NotFound, format!("there is no topic {exchange:?}")));
+    }
+    let restored = if lost { topology.restore_routes(exchange).await } else { Ok(()) };
+    restored.or_else(|error| {
+        if heals(&error) {
+            return Err(error);
         }
-        Ok(Ok(())) => Ok(()),
-        Err(_) => Err(full()),
-    }
-}
-
-async fn find(exchange: &ShortString, link: &Link, deadline: Instant) -> Result<()> {
-    let probe = link.channel(Some(deadline)).await?;
-    let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-    let asked = probe.exchange_declare(exchange.clone(), ExchangeKind::Topic, options, FieldTable::default());
-    let answer = timeout_at(deadline, asked).await;
-    if probe.status().connected() {
-        drop(timeout_at(deadline, probe.close(200, "done".into())).await);
-    }
-    match answer {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) if is_missing(&error) => {
-            Err(Error::new(ErrorKind::NotFound, format!("there is no topic {:?}", exchange.as_str())))
-        }
-        Ok(Err(error)) => Err(from_native(error)),
-        Err(_) => Err(full()),
-    }
+        topology.events().failed("restoring routes", &error);
+        Ok(())
+    })
 }
 
 fn too_long(item: &Publication, limit: usize) -> Option<Error> {

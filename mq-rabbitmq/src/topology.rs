@@ -87,10 +87,6 @@ impl Topology {
         }
     }
 
-    pub(crate) fn link(&self) -> &Link {
-        &self.link
-    }
-
     pub(crate) fn events(&self) -> &Events {
         &self.events
     }
@@ -143,7 +139,8 @@ impl Topology {
         }
     }
 
-    async fn find_exchange(&self, name: &str) -> Result<bool> {
+    /// Looks for an exchange.
+    pub(crate) async fn find_exchange(&self, name: &str) -> Result<bool> {
         let channel = self.channel().await?;
         let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
         let found =

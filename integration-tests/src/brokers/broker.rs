@@ -153,11 +153,12 @@ impl Broker {
     ///
     /// When the broker was not started here.
     pub fn url_of(&self, user: &str, password: &str) -> Result<String> {
-        self.container()?;
-        let port = if self.kind == BrokerKind::Kafka { self.second } else { self.port };
-        let port = port.context("the broker has no port for users")?;
+        let (port, query) = match self.kind {
+            BrokerKind::Kafka => (self.second, "?sasl=SCRAM-SHA-256"),
+            BrokerKind::RabbitMq | BrokerKind::Redis => (self.port, ""),
+        };
+        let port = port.context("only a broker that was started here has a known port for users")?;
         let scheme = self.url.split("://").next().unwrap_or_default();
-        let query = if self.kind == BrokerKind::Kafka { "?sasl=SCRAM-SHA-256" } else { "" };
         Ok(format!("{scheme}://{user}:{password}@127.0.0.1:{port}{query}"))
     }
 
