@@ -28,6 +28,8 @@ const BATCH: usize = 256;
 const AHEAD: u16 = 1024;
 /// How long a message stays that cannot be forwarded now.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a task that is to end waits for its channel to be closed.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How many tasks forward: while one waits for a target that does not answer, others go on.
 const TASKS: usize = 4;
@@ -175,7 +177,17 @@ impl Forward {
             _ = stopped.wait_for(|stop| *stop) => return Ok(()),
         };
         let served = self.consume(&channel, pause, stopped).await;
-        self.topology.leave(&channel).await;
+        let topology = self.topology.clone();
+        let left = tokio::spawn(async move { topology.leave(&channel).await });
+        // A broker that does not answer must not hold up who closes.
+        let hurry = async {
+            drop(stopped.wait_for(|stop| *stop).await);
+            tokio::time::sleep(GOODBYE).await;
+        };
+        tokio::select! {
+            _ = left => {}
+            () = hurry => {}
+        }
         served
     }
 
@@ -185,11 +197,10 @@ impl Forward {
         pause: &mut Pause,
         stopped: &mut watch::Receiver<bool>,
     ) -> Result<()> {
-        let limited = channel.basic_qos(AHEAD, BasicQosOptions::default());
-        self.topology.reply("limiting the prefetch", limited).await?;
-        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
-        let consumed = channel.basic_consume(DUE.into(), ShortString::default(), options, arguments);
-        let stream = self.topology.reply("consuming a queue", consumed).await?;
+        let stream = tokio::select! {
+            opened = self.open(channel) => opened?,
+            _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+        };
         let mut batches = stream.ready_chunks(BATCH);
         loop {
             let batch = tokio::select! {
@@ -204,6 +215,14 @@ impl Forward {
             self.forward(channel, due).await?;
             pause.reset();
         }
+    }
+
+    async fn open(&self, channel: &lapin::Channel) -> Result<lapin::Consumer> {
+        let limited = channel.basic_qos(AHEAD, BasicQosOptions::default());
+        self.topology.reply("limiting the prefetch", limited).await?;
+        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+        let consumed = channel.basic_consume(DUE.into(), ShortString::default(), options, arguments);
+        self.topology.reply("consuming the queue of what is due", consumed).await
     }
 
     async fn forward(&self, channel: &lapin::Channel, due: Vec<Delivery>) -> Result<()> {

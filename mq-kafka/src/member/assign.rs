@@ -29,6 +29,9 @@ use crate::error::from_native;
 use crate::groups::Declaration;
 use crate::tracker::Tracker;
 
+/// What comes after a rebalance, for who closes.
+const THE_REST: &str = "the rest of the group, or the native client's end";
+
 /// What the native consumer calls back, on the events thread.
 pub(crate) struct MemberContext {
     shared: Arc<Shared>,
@@ -152,13 +155,14 @@ impl ConsumerContext for MemberContext {
         err: RDKafkaRespErr,
         partitions: &mut TopicPartitionList,
     ) {
+        self.shared.waits_for("a rebalance");
         let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         let none = TopicPartitionList::new();
         let applied = if self.retired.load(Ordering::Acquire) {
             consumer.unassign()
         } else if err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             self.shared.joined.store(true, Ordering::Release);
-            let taken = if self.shared.books.lock().is_closed() {
+            let taken = if self.shared.is_closed() {
                 self.shared.refused.fetch_or(partitions.count() > 0, Ordering::AcqRel);
                 &none
             } else {
@@ -174,6 +178,7 @@ impl ConsumerContext for MemberContext {
         if let Err(error) = applied {
             self.shared.inner.context.events.failed("rebalance", &from_native(&error));
         }
+        self.shared.waits_for(THE_REST);
     }
 }
 
@@ -192,9 +197,10 @@ impl Shared {
     /// Reads what earlier owners committed, until the broker answers or the member is closed.
     fn starts(&self, consumer: &Native, partitions: &TopicPartitionList) -> Vec<Begin> {
         let mut pause = Duration::from_millis(20);
-        while !self.books.lock().is_closed() {
+        while !self.is_closed() {
             match self.try_starts(consumer, partitions) {
                 Ok(starts) => return starts,
+                Err(_) if self.is_closed() => break,
                 Err(error) => self.inner.context.events.failed("read positions", &error),
             }
             std::thread::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0));
@@ -240,7 +246,7 @@ impl Shared {
         partition: i32,
     ) -> Result<i64> {
         if source.inbox {
-            return Ok(watermarks(consumer, source, partition)?.0);
+            return Ok(self.watermarks(consumer, source, partition)?.0);
         }
         let declared = match declared.entry(&source.dead) {
             Entry::Occupied(known) => known.into_mut(),
@@ -250,16 +256,17 @@ impl Shared {
             && let Some(start) = usize::try_from(partition).ok().and_then(|index| declared.start.get(index))
         {
             // A start behind the end is of a topic that was deleted.
-            let (low, high) = if *start == 0 { (0, 0) } else { watermarks(consumer, source, partition)? };
+            let (low, high) =
+                if *start == 0 { (0, 0) } else { self.watermarks(consumer, source, partition)? };
             return Ok(if *start > high { low } else { *start });
         }
-        Ok(watermarks(consumer, source, partition)?.0)
+        Ok(self.watermarks(consumer, source, partition)?.0)
     }
 
     /// Asks for the oldest offset that each partition has; without an answer the broker refuses
     /// what it does not have, and the member begins anew.
     fn oldest(&self, consumer: &Native, partitions: &TopicPartitionList) -> HashMap<Lane, i64> {
-        if partitions.count() == 0 {
+        if partitions.count() == 0 || self.is_closed() {
             return HashMap::new();
         }
         let mut asked = partitions.clone();
@@ -296,12 +303,25 @@ impl Shared {
             return Ok(true);
         }
         let Some(source) = self.source(element.topic()) else { return Ok(true) };
-        Ok(offset <= watermarks(consumer, &self.sources[source], element.partition())?.1)
+        Ok(offset <= self.watermarks(consumer, &self.sources[source], element.partition())?.1)
+    }
+
+    /// Asks for a partition's oldest offset and the next; not once the member is closed, which waits for the answer.
+    pub(super) fn watermarks(
+        &self,
+        consumer: &Native,
+        source: &Source,
+        partition: i32,
+    ) -> Result<(i64, i64)> {
+        if self.is_closed() {
+            return Err(super::books::closed());
+        }
+        consumer.fetch_watermarks(&source.topic, partition, ANSWER).map_err(|error| from_native(&error))
     }
 
     /// Gives lanes up in an orderly way: waits until core holds nothing of them, then commits them as given back.
     fn hand_over(&self, lanes: &[Ownership]) {
-        if self.books.lock().is_closed() {
+        if self.is_closed() {
             self.finish(
                 &lanes.iter().map(|(lane, _)| *lane).collect::<Vec<_>>(),
                 Instant::now() + super::events::END,
@@ -357,10 +377,6 @@ impl Shared {
         self.arrived.notify_one();
         self.feed();
     }
-}
-
-pub(super) fn watermarks(consumer: &Native, source: &Source, partition: i32) -> Result<(i64, i64)> {
-    consumer.fetch_watermarks(&source.topic, partition, ANSWER).map_err(|error| from_native(&error))
 }
 
 /// Another program's metadata may be anything; the client panics at what is not UTF-8.

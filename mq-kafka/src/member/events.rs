@@ -11,7 +11,6 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
 
-use super::assign::watermarks;
 use super::gone::Watch;
 use super::poll::Command;
 use super::{MemberContext, Native, Shared, commit, partition_of, poll};
@@ -46,12 +45,15 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<oneshot::Receiver<Result<()>
                 None => return,
             };
         }
+        shared.waits_for("the broker to take what is given back");
         let outcome = shared.give_back();
+        shared.waits_for("the group's goodbye");
         // Whoever got no answer in all that time need not wait for another.
         let answered = shared.joined.load(Ordering::Acquire) && !shared.link.is_down();
         if leave(&life.native) && answered {
             see_off(&life.native, &shared.sources[0].topic, JOIN);
         }
+        shared.waits_for("the native client's end");
         // The last handle leaves the group and calls the context back while it does.
         drop(life.end(&shared));
         // Whoever closed may have stopped waiting.
@@ -155,7 +157,7 @@ fn serve(shared: &Shared, native: &Native) -> End {
     let mut watch = Watch::default();
     let mut closed = None;
     loop {
-        if shared.books.lock().is_closed() {
+        if shared.is_closed() {
             let since = *closed.get_or_insert_with(Instant::now);
             let joined = shared.joined.load(Ordering::Acquire);
             if joined || shared.link.is_down() || since.elapsed() > JOIN {
@@ -195,7 +197,7 @@ impl Shared {
     fn was_trimmed(&self, native: &Native) -> bool {
         let Some((source, ownership)) = self.removed.lock().take() else { return false };
         let Some(position) = self.books.lock().position(ownership) else { return false };
-        let oldest = watermarks(native, &self.sources[source], partition_of(ownership.0));
+        let oldest = self.watermarks(native, &self.sources[source], partition_of(ownership.0));
         // A topic that was made anew starts at 0.
         oldest.is_ok_and(|(oldest, _)| oldest > position)
     }

@@ -67,7 +67,7 @@ impl Shared {
     pub(super) fn make_again(&self) {
         self.renewed.store(true, Ordering::Release);
         let mut pause = Duration::from_millis(20);
-        while !self.books.lock().is_closed() {
+        while !self.is_closed() {
             match self.runtime.block_on(self.restore()) {
                 Ok(true) => return,
                 Ok(false) => {}

@@ -18,7 +18,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use mq_core::driver::{Budget, Fetched, Lane, Spent, Token};
-use mq_core::{GroupName, Result};
+use mq_core::{Error, ErrorKind, GroupName, Result};
 use parking_lot::{Condvar, Mutex};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::BaseConsumer;
@@ -32,6 +32,9 @@ use crate::native;
 pub(crate) use assign::{MemberContext, metadata};
 use books::Books;
 pub(crate) use books::{Ownership, Standing};
+
+/// A close that takes longer says what it waits for, each time that so much more has passed.
+const SLOW: Duration = Duration::from_secs(5);
 
 pub(crate) type Native = BaseConsumer<MemberContext>;
 
@@ -122,6 +125,8 @@ pub(crate) struct Shared {
     /// A topic was gone: what is known of positions may be of the one before.
     renewed: AtomicBool,
     runtime: tokio::runtime::Handle,
+    /// What the events thread does, for who waits for it.
+    waiting: Mutex<&'static str>,
 }
 
 impl fmt::Debug for Shared {
@@ -170,6 +175,7 @@ impl Member {
             removed: Mutex::default(),
             renewed: AtomicBool::new(false),
             runtime: tokio::runtime::Handle::current(),
+            waiting: Mutex::new("the group's first answer"),
         });
         let ended = events::start(&shared)?;
         Ok(Self { shared, ended: Mutex::new(Some(ended)) })
@@ -233,14 +239,22 @@ impl Member {
     /// Leaves the group; what is held is given back.
     pub(crate) async fn close(&self) -> Result<()> {
         self.stop();
-        let Some(ended) = self.ended.lock().take() else { return Ok(()) };
-        match tokio::time::timeout(events::LEAVE, ended).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Ok(()),
-            Err(_) => Err(mq_core::Error::new(
-                mq_core::ErrorKind::Timeout,
-                "the broker did not confirm that the member left",
-            )),
+        let Some(mut ended) = self.ended.lock().take() else { return Ok(()) };
+        let deadline = Instant::now() + events::LEAVE;
+        loop {
+            match tokio::time::timeout(SLOW, &mut ended).await {
+                Ok(Ok(outcome)) => return outcome,
+                Ok(Err(_)) => return Ok(()),
+                Err(_) => {
+                    let text =
+                        format!("the member has not left yet: it waits for {}", self.shared.waiting.lock());
+                    let error = Error::new(ErrorKind::Timeout, text).in_group(&self.shared.group);
+                    if Instant::now() >= deadline {
+                        return Err(error);
+                    }
+                    self.shared.inner.context.events.failed("close", &error);
+                }
+            }
         }
     }
 
@@ -283,8 +297,16 @@ impl Shared {
         self.sources.iter().find(|source| source.lane(partition_of(lane)) == lane)
     }
 
+    fn is_closed(&self) -> bool {
+        self.books.lock().is_closed()
+    }
+
+    fn waits_for(&self, what: &'static str) {
+        *self.waiting.lock() = what;
+    }
+
     /// Ends the member for a reason that time can't heal.
-    fn fail(&self, error: mq_core::Error) {
+    fn fail(&self, error: Error) {
         self.books.lock().fail(error);
         self.arrived.notify_one();
     }

@@ -56,7 +56,7 @@ async fn through(context: &Context, hurt: impl AsyncFnOnce(&Broker) -> Result<()
 }
 
 /// Returns what happened, as far as it was kept.
-pub(super) fn so_far(mut events: broadcast::Receiver<Event>) -> Vec<String> {
+pub(in crate::suite) fn so_far(mut events: broadcast::Receiver<Event>) -> Vec<String> {
     let mut seen = Vec::new();
     loop {
         match events.try_recv() {

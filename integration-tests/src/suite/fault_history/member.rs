@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
-use mq::{Client, Delivery, ErrorKind, GroupName, GroupSettings, Subscriber, TopicName, TopicSpec};
+use mq::{Client, Delivery, ErrorKind, Event, GroupName, GroupSettings, Subscriber, TopicName, TopicSpec};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::broadcast;
 
 use super::check::REASON;
 use super::plan::{Act, act};
@@ -76,6 +77,10 @@ impl Member {
         let subscriber = place.open(&client).await?;
         tokio::spawn(work(subscriber.clone(), log.clone(), seed, id));
         Ok(Self { client, subscriber })
+    }
+
+    pub(super) fn events(&self) -> broadcast::Receiver<Event> {
+        self.client.events()
     }
 
     /// Leaves when all that is in hand is settled, or after 20 s.

@@ -14,6 +14,7 @@ use super::check::{Findings, check, unfinished};
 use super::member::{Member, Place, Process, body};
 use super::plan::{Fault, Plan};
 use super::records::{Letter, Log, Window};
+use crate::suite::cases::faults::so_far;
 use crate::suite::context::Context;
 use crate::suite::faulty::Faulty;
 use crate::suite::planted;
@@ -100,6 +101,7 @@ impl Play {
     /// Lets a member leave. Beside a fault it may say that the broker did not hear of it.
     async fn part_with(&self, member: Member) -> Result<()> {
         let begun = self.log.now();
+        let events = member.events();
         let left = member.leave().await;
         if self.context.harness.leave_may_count() {
             self.log.records.lock().counted_leaves.push((begun, self.log.now()));
@@ -107,7 +109,7 @@ impl Play {
         let Err(error) = left else { return Ok(()) };
         let told = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout);
         let explained = self.log.records.lock().fault_between(begun, self.log.now());
-        ensure!(told && explained, "a member could not leave: {error}");
+        ensure!(told && explained, "a member could not leave: {error}; events {:?}", so_far(events));
         Ok(())
     }
 
