@@ -24,10 +24,12 @@ use crate::declared::Declared;
 use crate::error::{from_code, from_native};
 use crate::forward::Forwarding;
 use crate::link::Link;
-use crate::producer::{KafkaProducer, Reports, Sender, release};
+use crate::native::release;
+use crate::producer::KafkaProducer;
 use crate::reader::Readers;
 use crate::routing::Routes;
 use crate::rungs;
+use crate::sender::{Reports, Sender};
 use crate::transaction::Transactions;
 use crate::verdicts::Verdict;
 
@@ -234,6 +236,7 @@ impl Inner {
     /// in between was confirmed, without a place, and lost (librdkafka 2.12.1).
     async fn wait_for(self: &Arc<Self>, topic: &str) -> Result<()> {
         let deadline = Instant::now() + ANSWER;
+        let mut pause = Duration::from_millis(5);
         loop {
             let ends = async {
                 let (name, partitions) = (topic.to_owned(), self.partitions_of(topic).await?);
@@ -241,9 +244,12 @@ impl Inner {
             };
             match ends.await {
                 Ok(_) => return Ok(()),
-                Err(error) if Instant::now() >= deadline => return Err(error),
-                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(error) if error.kind() == ErrorKind::Unauthorized || Instant::now() >= deadline => {
+                    return Err(error);
+                }
+                Err(_) => tokio::time::sleep(pause).await,
             }
+            pause = (pause * 2).min(Duration::from_millis(100));
         }
     }
 

@@ -20,6 +20,7 @@ mod reader;
 mod routing;
 mod rungs;
 mod runs;
+mod sender;
 mod settle;
 mod stats;
 mod tracker;

@@ -122,6 +122,14 @@ pub(crate) fn see_off<C: ConsumerContext + 'static>(
     }
 }
 
+/// Drops a native client on a thread of its own: its threads are joined.
+pub(crate) fn release<T: Send + 'static>(native: T) {
+    let dropped = std::thread::Builder::new().name("mq-kafka-release".into()).spawn(move || drop(native));
+    if let Err(error) = dropped {
+        tracing::warn!(target: "mq", %error, "no thread to release a native client on");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

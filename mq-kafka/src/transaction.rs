@@ -13,9 +13,10 @@ use rdkafka::producer::Producer as _;
 use crate::codec::{self, Record};
 use crate::connection::{ANSWER, Inner};
 use crate::error::{from_delivery, from_native};
-use crate::producer::{Sender, position};
+use crate::producer::position;
 use crate::routing;
 use crate::rungs;
+use crate::sender::Sender;
 use crate::verdicts::Verdict;
 
 /// How much longer than a send may take the broker keeps a transaction open whose process is gone.

@@ -5,12 +5,11 @@
 //! posts it if nothing is before it and nothing is to be waited for, else by the channel's task. What
 //! follows is only waiting.
 
-use std::collections::HashSet;
+mod open;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lapin::Channel;
 use lapin::options::ConfirmSelectOptions;
 use lapin::types::ShortString;
 use mq_core::{Error, ErrorKind, Result};
@@ -21,9 +20,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::codec::{Publication, header_bytes};
 use crate::connection::Link;
-use crate::error::{closed, from_native, heals};
+use crate::error::{closed, from_native};
 use crate::flight::{Flight, Slot};
 use crate::topology::Topology;
+use open::Open;
 
 /// How a channel is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,7 +300,7 @@ impl Front {
             Err(_) => return Err(full()),
         }
         let lost = self.link.was_lost();
-        Ok(Open { channel: Arc::new(channel), published: Arc::default(), lost, known: HashSet::new() })
+        Ok(Open::new(channel, lost))
     }
 
     /// Hands a parcel to the connection, but for what is refused beforehand.
@@ -325,78 +325,6 @@ impl Front {
         let slots = items.into_iter().map(slot).collect();
         Flight::new(slots, alone, open.published.clone(), deadline, permits)
     }
-}
-
-/// An open channel.
-struct Open {
-    channel: Arc<Channel>,
-    /// How many messages were published on it.
-    published: Arc<AtomicU64>,
-    /// Whether a connection was lost before, and with it perhaps what the broker knew.
-    lost: bool,
-    /// The exchanges that were there when they were looked for.
-    known: HashSet<ShortString>,
-}
-
-impl Open {
-    fn is_live(&self) -> bool {
-        self.channel.status().connected()
-    }
-
-    /// Returns whether all exchanges of `items` were there.
-    fn knows(&self, items: &[Publication]) -> bool {
-        let mut before = "";
-        items.iter().all(|item| {
-            let exchange = item.exchange.as_str();
-            exchange == std::mem::replace(&mut before, exchange) || self.known.contains(exchange)
-        })
-    }
-
-    /// Looks for the exchanges that are not known, and returns those not found with the reason: a
-    /// publish to a missing exchange would close the channel and leave the fate of all others on it
-    /// open.
-    async fn look_up(
-        &mut self,
-        items: &[Publication],
-        topology: &Topology,
-        deadline: Instant,
-    ) -> Vec<(ShortString, Error)> {
-        let mut absent: Vec<(ShortString, Error)> = Vec::new();
-        for exchange in items.iter().map(|item| &item.exchange) {
-            if exchange.as_str().is_empty()
-                || self.known.contains(exchange)
-                || absent.iter().any(|(name, _)| name == exchange)
-            {
-                continue;
-            }
-            let found = timeout_at(deadline, find(exchange.as_str(), topology, self.lost)).await;
-            match found.unwrap_or_else(|_| Err(full())) {
-                Ok(()) => drop(self.known.insert(exchange.clone())),
-                Err(error) => absent.push((exchange.clone(), error)),
-            }
-        }
-        absent
-    }
-
-    fn begin(&self, item: Publication) -> Slot {
-        self.published.fetch_add(1, Ordering::Relaxed);
-        Slot::begin(self.channel.clone(), item)
-    }
-}
-
-/// Looks for an exchange and, if a connection was `lost`, makes sure of the routes that are known here.
-async fn find(exchange: &str, topology: &Topology, lost: bool) -> Result<()> {
-    if !topology.find_exchange(exchange).await? {
-        return Err(Error::new(ErrorKind::NotFound, format!("there is no topic {exchange:?}")));
-    }
-    let restored = if lost { topology.restore_routes(exchange).await } else { Ok(()) };
-    restored.or_else(|error| {
-        if heals(&error) {
-            return Err(error);
-        }
-        topology.events().failed("restoring routes", &error);
-        Ok(())
-    })
 }
 
 fn too_long(item: &Publication, limit: usize) -> Option<Error> {

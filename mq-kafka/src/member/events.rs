@@ -15,8 +15,7 @@ use super::gone::Watch;
 use super::poll::Command;
 use super::{MemberContext, Native, Shared, commit, partition_of, poll};
 use crate::error::{from_native, is_permanent};
-use crate::native::{leave, see_off};
-use crate::producer::release;
+use crate::native::{leave, release, see_off};
 
 /// How long an ending waits for the last commits.
 pub(super) const END: Duration = Duration::from_secs(5);

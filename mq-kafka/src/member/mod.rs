@@ -10,6 +10,7 @@ mod commit;
 mod events;
 mod gone;
 mod poll;
+mod positions;
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,9 +30,10 @@ use crate::connection::Inner;
 use crate::link::Link;
 use crate::metadata::Kept;
 use crate::native;
-pub(crate) use assign::{MemberContext, metadata};
+pub(crate) use assign::MemberContext;
 use books::Books;
 pub(crate) use books::{Ownership, Standing};
+pub(crate) use positions::metadata;
 
 /// A close that takes longer says what it waits for, each time that so much more has passed.
 const SLOW: Duration = Duration::from_secs(5);
