@@ -23,10 +23,21 @@ fn program() -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Where a run keeps its state: for the next of its name, and for who looks into one that failed.
+fn state(run: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("order-processing-test-{run}"))
+}
+
+/// Runs to the end.
+fn complete(url: &str, name: &str) -> Result<Value> {
+    let result = result(&run(url, name, None)?)?;
+    std::fs::remove_dir_all(state(name))?;
+    Ok(result)
+}
+
 fn run(url: &str, run: &str, kill_at: Option<&str>) -> Result<Output> {
-    let state = std::env::temp_dir().join(format!("order-processing-test-{run}"));
     let mut command = Command::new(program()?);
-    command.args(["--url", url, "--run", run, "--limit", LIMIT, "--json", "--state"]).arg(state);
+    command.args(["--url", url, "--run", run, "--limit", LIMIT, "--json", "--state"]).arg(state(run));
     if let Some(point) = kill_at {
         command.env("ORDER_PROCESSING_KILL_AT", point);
     }
@@ -46,7 +57,7 @@ fn fresh(name: &str) -> String {
 }
 
 fn on_memory() -> Result<Value> {
-    result(&run("memory://", &fresh("memory"), None)?)
+    complete("memory://", &fresh("memory"))
 }
 
 /// One run without a crash, and one that is killed at three points drawn from a seed, the last with retries pending.
@@ -54,7 +65,7 @@ async fn same_digest(kind: BrokerKind) -> Result<()> {
     let url = brokers::shared(kind).await?.url().to_owned();
     tokio::task::spawn_blocking(move || {
         let expected = on_memory()?;
-        let whole = result(&run(&url, &fresh(kind.name()), None)?)?;
+        let whole = complete(&url, &fresh(kind.name()))?;
         for field in ["digest", "orders", "completed", "dead"] {
             ensure!(
                 whole[field] == expected[field],
@@ -80,7 +91,7 @@ async fn same_digest(kind: BrokerKind) -> Result<()> {
                 killed.status
             );
         }
-        let after = result(&run(&url, &name, None)?)?;
+        let after = complete(&url, &name)?;
         ensure!(
             after["digest"] == expected["digest"],
             "seed {seed}: killed at {points:?}: {after}\n memory: {expected}"
