@@ -8,6 +8,7 @@ mod group;
 mod op;
 mod producer;
 mod state;
+mod topic;
 
 pub use broker::{Broker, MemoryBackend};
 pub use config::MemoryConfig;

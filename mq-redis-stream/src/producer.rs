@@ -1,11 +1,10 @@
 //! Sending: pipelines of XADD, several in flight on one connection.
 
+mod chunk;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,19 +12,19 @@ use mq_core::driver::{Context, Outgoing, Producer};
 use mq_core::envelope::Envelope;
 use mq_core::{Durability, Error, ErrorKind, Receipt, Result, Timestamp, TopicName};
 use parking_lot::Mutex;
-use redis::{Cmd, Pipeline, Value};
+use redis::{Cmd, Pipeline};
 use tokio::sync::OnceCell;
 
 use crate::codec::{self, MAX_HEADERS};
 use crate::connection::{Link, Live};
-use crate::entry::{EntryId, integer, unexpected};
-use crate::error::{refused, unanswered};
+use crate::entry::unexpected;
 use crate::names::TopicKeys;
 use crate::order::Order;
 use crate::partition::of_key;
 use crate::scripts::Script;
 use crate::synced;
 use crate::topology::{self, Registry};
+use chunk::Chunk;
 
 /// The most commands and bytes of one round trip, of which the native client makes a copy at once.
 const CHUNK: (usize, usize) = (500, 256 << 10);
@@ -77,22 +76,6 @@ impl fmt::Debug for StreamProducer {
 
 /// Where the topics of a batch are.
 type Topics<'b> = HashMap<&'b TopicName, Result<Arc<TopicKeys>>>;
-/// The replies, and whether what they tell of is on disk, if that was asked.
-type Replies = Result<(Vec<Value>, Result<()>)>;
-type InFlight<'a> = Pin<Box<dyn Future<Output = Replies> + Send + 'a>>;
-
-/// A pipeline on its way.
-struct Chunk<'a> {
-    reply: Step<'a>,
-    /// Which messages of the batch, and to which partition.
-    places: Vec<(usize, u32)>,
-}
-
-enum Step<'a> {
-    Waiting(InFlight<'a>),
-    Done(Replies),
-}
-
 impl StreamProducer {
     pub(crate) async fn open(link: Link, registry: Arc<Registry>, context: Context) -> Result<Self> {
         link.connect().await?;
@@ -236,7 +219,7 @@ impl StreamProducer {
             let on_disk = if synced { synced::wait(link, live).await } else { Ok(()) };
             Ok((replies, on_disk))
         };
-        Chunk { reply: Step::Waiting(Box::pin(send)), places }
+        Chunk::new(Box::pin(send), places)
     }
 
     /// Makes topics again that were declared and are gone; returns whether a second try makes sense.
@@ -317,60 +300,6 @@ impl Gate {
 /// A due time as a ZSET's score, exact up to the year 287,396.
 pub(crate) fn score(at: Timestamp) -> u64 {
     at.as_millis().min(1 << 53)
-}
-
-impl Chunk<'_> {
-    /// Hands the pipeline to the connection.
-    async fn poll_once(&mut self) {
-        let Step::Waiting(sending) = &mut self.reply else { return };
-        let ready = poll_fn(|context| match sending.as_mut().poll(context) {
-            Poll::Ready(replies) => Poll::Ready(Some(replies)),
-            Poll::Pending => Poll::Ready(None),
-        });
-        if let Some(replies) = ready.await {
-            self.reply = Step::Done(replies);
-        }
-    }
-
-    async fn finish(self, batch: &[Outgoing], verdicts: &mut [Option<Result<Receipt>>]) {
-        let replies = match self.reply {
-            Step::Waiting(sending) => sending.await,
-            Step::Done(replies) => replies,
-        };
-        match replies {
-            Ok((replies, on_disk)) => {
-                let mut replies = replies.into_iter();
-                for (place, partition) in self.places {
-                    let outgoing = &batch[place];
-                    let mut verdict = verdict(replies.next().unwrap_or_default(), outgoing, partition);
-                    if let (Ok(_), Err(error), true) = (&verdict, &on_disk, is_synced(outgoing)) {
-                        verdict = Err(unanswered(error));
-                    }
-                    verdicts[place] = Some(verdict);
-                }
-            }
-            Err(error) => {
-                for (place, _) in self.places {
-                    verdicts[place] = Some(Err(unanswered(&error)));
-                }
-            }
-        }
-    }
-}
-
-fn verdict(reply: Value, outgoing: &Outgoing, partition: u32) -> Result<Receipt> {
-    let receipt = |position| Ok(Receipt::new(outgoing.message.id.clone(), position));
-    match reply {
-        Value::BulkString(id) => receipt(EntryId::parse(&id).map(|id| id.position(partition))),
-        Value::ServerError(error) => Err(refused(error)),
-        Value::Nil => Err(topology::no_topic(&outgoing.topic)),
-        reply => match integer(&reply) {
-            Some(0) => Err(topology::no_topic(&outgoing.topic)),
-            Some(-1) => Err(Error::unroutable()),
-            Some(_) => receipt(None),
-            None => Err(unexpected("XADD").with_kind(ErrorKind::UnknownOutcome)),
-        },
-    }
 }
 
 /// Removes what is settled from the topics that were written to, for topics without consumers.
