@@ -216,7 +216,9 @@ impl Operator<'_> {
                 self.redis(format!("ACL SETUSER {USER} reset on '>{PASSWORD}' '~*' '&*' '+@all'")).await?;
             }
             BrokerKind::RabbitMq => {
-                self.rabbitmq(format!("add_user {USER} {PASSWORD}")).await?;
+                // One that a row left behind when it failed is there already.
+                let again = format!("rabbitmqctl -q change_password {USER} {PASSWORD}");
+                self.rabbitmq(format!("add_user {USER} {PASSWORD} || {again}")).await?;
                 self.rabbitmq(format!("set_permissions {USER} '.*' '.*' '.*'")).await?;
             }
             BrokerKind::Kafka => {

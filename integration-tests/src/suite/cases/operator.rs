@@ -354,5 +354,6 @@ pub(crate) async fn credentials_revoked(context: Context) -> Result<Verdict> {
     sent.await?;
     let closed = tokio::time::timeout(Duration::from_secs(15), client.close(Duration::from_secs(5))).await;
     drop(closed.map_err(|_| anyhow!("close hangs"))?);
+    operator.remove_user().await?;
     Ok(Verdict::Pass)
 }
