@@ -7,11 +7,10 @@
 
 mod read;
 
-use bytes::Bytes;
 use bytestring::ByteString;
 
 use crate::clock::Timestamp;
-use crate::message::{Message, MessageId};
+use crate::message::Message;
 pub use read::{Decoder, InPlace};
 
 /// The prefix reserved for this library's headers.
@@ -155,6 +154,7 @@ mod tests {
 
     use super::*;
     use crate::message::JSON;
+    use bytes::Bytes;
 
     fn round_trip(message: &Message, envelope: &Envelope) -> (Message, Envelope) {
         let mut decoder = Decoder::new(4);

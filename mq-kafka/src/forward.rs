@@ -32,8 +32,6 @@ const IDLE: Duration = Duration::from_millis(50);
 const BATCH: usize = 1000;
 /// Positions are committed this often.
 const COMMIT: Duration = Duration::from_millis(200);
-/// The pause before a last commit is tried again.
-const AGAIN: Duration = Duration::from_millis(20);
 /// How long a partition that goes waits for records on their way.
 const SETTLE: Duration = Duration::from_secs(2);
 /// The pause after a record could not be forwarded, in milliseconds.
@@ -290,20 +288,15 @@ fn commit(native: &Native, hands: &Hands) {
     }
 }
 
-/// Commits the positions of partitions that go, until the broker has them or the time is over.
-fn commit_all(native: &Native, hands: &Hands, places: &[Place], deadline: Instant) {
+/// Commits the positions of partitions that go. The native client sends it before it gives them up; nobody waits for the
+/// answer, which never comes if the client has no broker left by then (librdkafka 2.12.1).
+fn commit_all(native: &Native, hands: &Hands, places: &[Place]) {
     let last = hands.waiting.lock().positions(places);
     if last.is_empty() {
         return;
     }
-    let offsets = positions(last);
-    while let Err(error) = native.commit(&offsets, CommitMode::Sync) {
-        let again = from_native(&error).kind() == mq_core::ErrorKind::Unavailable;
-        if !again || Instant::now() >= deadline {
-            tracing::debug!(target: "mq", %error, "positions on the ladder were not committed; records may be forwarded twice");
-            return;
-        }
-        std::thread::sleep(AGAIN);
+    if let Err(error) = native.commit(&positions(last), CommitMode::Async) {
+        tracing::debug!(target: "mq", %error, "positions on the ladder were not committed; records may be forwarded twice");
     }
 }
 
@@ -326,7 +319,7 @@ fn leave(native: &Native, hands: &Hands, places: &[Place]) {
         waiting.stop(places);
         while waiting.is_moving(places) && !hands.settled.wait_until(&mut waiting, deadline).timed_out() {}
     }
-    commit_all(native, hands, places, deadline);
+    commit_all(native, hands, places);
     let paused = hands.waiting.lock().forget(places);
     if !paused.is_empty()
         && let Err(error) = native.resume(&list(&paused))

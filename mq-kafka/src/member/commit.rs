@@ -1,8 +1,10 @@
 //! The thread that commits: one commit in flight, the next carries all that came up meanwhile.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -22,14 +24,58 @@ const PACE: (Duration, Duration) = (Duration::from_micros(5), Duration::from_mil
 /// A shorter pause than this is none: timers are no finer.
 const TIMER: Duration = Duration::from_micros(100);
 
-/// Commits until `stop` says so and nothing is left.
-pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, stop: impl Fn() -> bool) {
+/// How a commit thread is to go on, and since when the native client owes it an answer.
+#[derive(Debug, Default)]
+pub(super) struct Course {
+    ending: AtomicBool,
+    given_up: AtomicBool,
+    asked: Mutex<Option<Instant>>,
+}
+
+impl Course {
+    /// Has the thread end once nothing is left to commit.
+    pub(super) fn end(&self, shared: &Shared) {
+        self.tell(shared, &self.ending);
+    }
+
+    /// Has the thread end as soon as the native client answers, and touch the books no more.
+    pub(super) fn give_up(&self, shared: &Shared) {
+        self.tell(shared, &self.given_up);
+    }
+
+    fn tell(&self, shared: &Shared, flag: &AtomicBool) {
+        let _books = shared.books.lock();
+        flag.store(true, Ordering::Release);
+        shared.changed.notify_all();
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Acquire)
+    }
+
+    /// Whether the thread is to end when there is nothing to commit.
+    fn is_over(&self) -> bool {
+        self.ending.load(Ordering::Acquire) || self.is_given_up()
+    }
+
+    /// Whether the native client has owed an answer for so long.
+    pub(super) fn is_owed(&self, long: Duration) -> bool {
+        self.asked.lock().is_some_and(|asked| asked.elapsed() > long)
+    }
+}
+
+/// Commits until it is told to end and nothing is left.
+pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, course: &Course) {
     let mut pause = SHORT_PAUSE;
     let mut refused: Vec<(Ownership, Instant)> = Vec::new();
-    while let Some(commit) = next(shared, &stop) {
+    while let Some(commit) = next(shared, course) {
         // A process may hang while the answer is on its way: it says what was true when it was asked.
         let asked = Instant::now();
-        match send(native, shared, &commit.lanes) {
+        let sent = send(native, shared, course, &commit.lanes);
+        if course.is_given_up() {
+            return;
+        }
+        match sent {
             Ok(()) => {
                 pause = SHORT_PAUSE;
                 refused.clear();
@@ -39,10 +85,10 @@ pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, stop: impl Fn() ->
                 rest(commit.work);
             }
             Err(code) if is_of_one_lane(code) => {
-                let failed = one_by_one(native, shared, &commit);
+                let failed = one_by_one(native, shared, course, &commit);
                 settle(shared, &commit, &failed);
                 give_up(shared, &mut refused, &failed, code);
-                wait(shared, &mut pause, &stop);
+                wait(shared, &mut pause, course);
             }
             Err(code) => {
                 tracing::debug!(target: "mq", group = shared.group, %code, "a commit failed and will be tried again");
@@ -51,19 +97,22 @@ pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, stop: impl Fn() ->
                 if code == Code::RebalanceInProgress {
                     pause = SHORT_PAUSE;
                 }
-                wait(shared, &mut pause, &stop);
+                wait(shared, &mut pause, course);
             }
         }
     }
 }
 
-fn next(shared: &Shared, stop: &impl Fn() -> bool) -> Option<Commit> {
+fn next(shared: &Shared, course: &Course) -> Option<Commit> {
     let mut books = shared.books.lock();
     loop {
+        if course.is_given_up() {
+            return None;
+        }
         if let Some(commit) = books.commit() {
             return Some(commit);
         }
-        if stop() {
+        if course.is_over() {
             return None;
         }
         shared.changed.wait(&mut books);
@@ -86,14 +135,14 @@ fn settle(shared: &Shared, commit: &Commit, failed: &[Ownership]) {
 }
 
 /// Waits before the next try; an ending cuts it short.
-fn wait(shared: &Shared, pause: &mut Duration, stop: &impl Fn() -> bool) {
+fn wait(shared: &Shared, pause: &mut Duration, course: &Course) {
     let until = Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0);
     let mut books = shared.books.lock();
-    while !stop() && !shared.changed.wait_until(&mut books, until).timed_out() {}
+    while !course.is_over() && !shared.changed.wait_until(&mut books, until).timed_out() {}
     *pause = (*pause * 2).min(LONG_PAUSE);
 }
 
-fn send(native: &Native, shared: &Shared, lanes: &[LaneCommit]) -> Result<(), Code> {
+fn send(native: &Native, shared: &Shared, course: &Course, lanes: &[LaneCommit]) -> Result<(), Code> {
     let mut offsets = TopicPartitionList::with_capacity(lanes.len());
     for part in lanes {
         let Some(source) = shared.source_of(part.lane) else { continue };
@@ -104,7 +153,10 @@ fn send(native: &Native, shared: &Shared, lanes: &[LaneCommit]) -> Result<(), Co
             element.set_metadata(&part.snapshot.metadata);
         }
     }
-    match native.commit(&offsets, CommitMode::Sync) {
+    *course.asked.lock() = Some(Instant::now());
+    let answer = native.commit(&offsets, CommitMode::Sync);
+    *course.asked.lock() = None;
+    match answer {
         Ok(()) | Err(KafkaError::ConsumerCommit(Code::NoOffset)) => Ok(()),
         Err(error) => Err(error.rdkafka_error_code().unwrap_or(Code::Unknown)),
     }
@@ -121,8 +173,8 @@ fn is_of_one_lane(code: Code) -> bool {
 }
 
 /// The client reports one error for all lanes; asks each alone. Returns those that failed.
-fn one_by_one(native: &Native, shared: &Shared, commit: &Commit) -> Vec<Ownership> {
-    let fails = |part: &&LaneCommit| send(native, shared, std::slice::from_ref(*part)).is_err();
+fn one_by_one(native: &Native, shared: &Shared, course: &Course, commit: &Commit) -> Vec<Ownership> {
+    let fails = |part: &&LaneCommit| send(native, shared, course, std::slice::from_ref(*part)).is_err();
     commit.lanes.iter().filter(fails).map(|part| (part.lane, part.epoch)).collect()
 }
 

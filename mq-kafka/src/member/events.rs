@@ -1,7 +1,7 @@
 //! The thread that polls for rebalances and errors, and brings the member up and down.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,15 +11,20 @@ use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
 
+use super::commit::Course;
 use super::gone::Watch;
 use super::poll::Command;
 use super::{MemberContext, Native, Shared, commit, partition_of, poll};
 use crate::error::{from_native, is_permanent};
-use crate::native::{leave, release, see_off};
+use crate::native::{leave, see_off};
 
 /// How long an ending waits for the last commits.
 pub(super) const END: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(50);
+const RELEASE: Duration = Duration::from_millis(500);
+/// For so long, beyond the session, the native client may owe an answer to a commit. It gives up itself what its
+/// broker does not answer in 10 s, and what waits for a coordinator when the session is over.
+const OWED: Duration = Duration::from_secs(15);
 /// How long a member that is closed while it joins, or while it gives some of its partitions to others, waits for the
 /// rest of the group's answer. One that went before would stay in the group until the session ends (as a member to come,
 /// KIP-394, or because the native client forgets to leave), and all others would wait for it.
@@ -35,7 +40,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<oneshot::Receiver<Result<()>
     let shared = shared.clone();
     spawn("events", move || {
         loop {
-            let end = serve(&shared, &life.native);
+            let end = serve(&shared, &life);
             if end == End::Closed {
                 break;
             }
@@ -53,8 +58,11 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<oneshot::Receiver<Result<()>
             see_off(&life.native, &shared.sources[0].topic, JOIN);
         }
         shared.waits_for("the native client's end");
-        // The last handle leaves the group and calls the context back while it does.
-        drop(life.end(&shared));
+        match outcome {
+            // The last handle leaves the group and calls the context back while it does.
+            Ok(()) => drop(life.end(&shared)),
+            Err(_) => life.give_up(&shared),
+        }
         // Whoever closed may have stopped waiting.
         drop(ended.send(outcome));
     })?;
@@ -66,7 +74,7 @@ struct Life {
     native: Arc<Native>,
     poll: JoinHandle<()>,
     commit: JoinHandle<()>,
-    stopped: Arc<AtomicBool>,
+    course: Arc<Course>,
 }
 
 impl Life {
@@ -79,29 +87,54 @@ impl Life {
         shared.joined.store(false, Ordering::Release);
         let topics: Vec<&str> = shared.sources.iter().map(|source| &*source.topic).collect();
         native.subscribe(&topics).map_err(|error| from_native(&error))?;
-        let stopped = Arc::new(AtomicBool::new(false));
+        let course = Arc::<Course>::default();
         let commit = {
-            let (shared, native, stopped) = (shared.clone(), native.clone(), stopped.clone());
-            spawn("commit", move || commit::run(&shared, &native, || stopped.load(Ordering::Acquire)))?
+            let (shared, native, course) = (shared.clone(), native.clone(), course.clone());
+            spawn("commit", move || commit::run(&shared, &native, &course))?
         };
         let poll = {
             let shared = shared.clone();
             spawn("poll", move || poll::run(&shared, &commands))?
         };
-        Ok(Self { native, poll, commit, stopped })
+        Ok(Self { native, poll, commit, course })
     }
 
     /// Ends the threads; returns the native consumer.
     fn end(self, shared: &Shared) -> Arc<Native> {
         self.native.context().tell(Command::Stop);
-        self.stopped.store(true, Ordering::Release);
-        shared.wake_committer();
-        for thread in [self.poll, self.commit] {
-            if thread.join().is_err() {
-                tracing::error!(target: "mq", group = shared.group, "a consumer's thread panicked");
-            }
-        }
+        self.course.end(shared);
+        join(self.poll, &shared.group);
+        join(self.commit, &shared.group);
         self.native
+    }
+
+    /// Leaves what is not over to a thread of its own: a native client that has no broker left never answers the
+    /// commit that it was asked for (librdkafka 2.12.1), and cannot be dropped as long as that is awaited.
+    fn give_up(self, shared: &Shared) {
+        self.native.context().retire();
+        self.native.context().tell(Command::Stop);
+        self.course.give_up(shared);
+        join(self.poll, &shared.group);
+        let (native, commit, group) = (self.native, self.commit, shared.group.clone());
+        let left = spawn("release", move || {
+            // Its goodbye may be what answers the commit.
+            if !commit.is_finished() && native.close_queue().is_ok() {
+                while !commit.is_finished() && !native.closed() {
+                    native.poll(RELEASE);
+                }
+            }
+            join(commit, &group);
+            drop(native);
+        });
+        if let Err(error) = left {
+            tracing::warn!(target: "mq", group = shared.group, %error, "a native client is not released");
+        }
+    }
+}
+
+fn join(thread: JoinHandle<()>, group: &str) {
+    if thread.join().is_err() {
+        tracing::error!(target: "mq", group, "a consumer's thread panicked");
     }
 }
 
@@ -125,7 +158,7 @@ fn again(shared: &Arc<Shared>, life: Life, end: End) -> Option<Life> {
     }
     shared.lose(&lanes);
     leave(&life.native);
-    release(life.end(shared));
+    life.give_up(shared);
     if end == End::Gone {
         shared.make_again();
     }
@@ -152,7 +185,8 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<(
         .map_err(|error| Error::new(ErrorKind::Other, "no thread for a consumer").with_source(error))
 }
 
-fn serve(shared: &Shared, native: &Native) -> End {
+fn serve(shared: &Shared, life: &Life) -> End {
+    let owed = shared.inner.config.session_timeout + OWED;
     let mut watch = Watch::default();
     let mut closed = None;
     loop {
@@ -164,11 +198,11 @@ fn serve(shared: &Shared, native: &Native) -> End {
             }
         } else if watch.sees_a_topic_gone(shared) {
             return End::Gone;
-        } else if shared.link.is_stranded() {
+        } else if shared.link.is_stranded() || life.course.is_owed(owed) {
             shared.link.reset();
             return End::Stranded;
         }
-        match native.poll(POLL) {
+        match life.native.poll(POLL) {
             None => {}
             Some(Ok(record)) => {
                 // Every partition has a queue of its own before it is assigned.
@@ -199,12 +233,6 @@ impl Shared {
         let oldest = self.watermarks(native, &self.sources[source], partition_of(ownership.0));
         // A topic that was made anew starts at 0.
         oldest.is_ok_and(|(oldest, _)| oldest > position)
-    }
-
-    /// Wakes the commit thread for good: the flag it looks at is set already.
-    fn wake_committer(&self) {
-        let _books = self.books.lock();
-        self.changed.notify_all();
     }
 
     /// Commits all lanes as given back; bounded.

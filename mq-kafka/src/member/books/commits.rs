@@ -143,7 +143,7 @@ impl Books {
 
     /// The broker has the commit, but for the lanes in `failed`.
     pub(crate) fn confirm(&mut self, commit: &Commit, failed: &[Ownership]) {
-        self.confirmed = commit.number;
+        self.confirmed = self.confirmed.max(commit.number);
         let mut incomplete: Vec<Ownership> = Vec::new();
         for part in &commit.lanes {
             let ownership = (part.lane, part.epoch);
