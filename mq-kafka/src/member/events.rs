@@ -58,10 +58,11 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<oneshot::Receiver<Result<()>
             see_off(&life.native, &shared.sources[0].topic, JOIN);
         }
         shared.waits_for("the native client's end");
-        match outcome {
+        if outcome.is_ok() && life.commits_end(&shared) {
             // The last handle leaves the group and calls the context back while it does.
-            Ok(()) => drop(life.end(&shared)),
-            Err(_) => life.give_up(&shared),
+            drop(life.end(&shared));
+        } else {
+            life.give_up(&shared);
         }
         // Whoever closed may have stopped waiting.
         drop(ended.send(outcome));
@@ -97,6 +98,16 @@ impl Life {
             spawn("poll", move || poll::run(&shared, &commands))?
         };
         Ok(Self { native, poll, commit, course })
+    }
+
+    /// Ends the thread that commits; returns whether it has ended in time.
+    fn commits_end(&self, shared: &Shared) -> bool {
+        self.course.end(shared);
+        let deadline = Instant::now() + END;
+        while !self.commit.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.commit.is_finished()
     }
 
     /// Ends the threads; returns the native consumer.
