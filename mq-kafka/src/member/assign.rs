@@ -131,7 +131,10 @@ impl ClientContext for MemberContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.shared.link.error_event(&error, reason);
+        // Who was given up for want of a broker may tell of that for good.
+        if !self.retired.load(Ordering::Acquire) {
+            self.shared.link.error_event(&error, reason);
+        }
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
@@ -148,12 +151,16 @@ impl ConsumerContext for MemberContext {
         err: RDKafkaRespErr,
         partitions: &mut TopicPartitionList,
     ) {
+        if self.retired.load(Ordering::Acquire) {
+            if let Err(error) = consumer.unassign() {
+                tracing::debug!(target: "mq", %error, "a consumer that was given up keeps its partitions");
+            }
+            return;
+        }
         self.shared.waits_for("a rebalance");
         let cooperative = matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative);
         let none = TopicPartitionList::new();
-        let applied = if self.retired.load(Ordering::Acquire) {
-            consumer.unassign()
-        } else if err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+        let applied = if err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             self.shared.joined.store(true, Ordering::Release);
             let taken = if self.shared.is_closed() {
                 self.shared.refused.fetch_or(partitions.count() > 0, Ordering::AcqRel);

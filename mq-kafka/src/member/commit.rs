@@ -86,6 +86,9 @@ pub(super) fn run(shared: &Arc<Shared>, native: &Arc<Native>, course: &Course) {
             }
             Err(code) if is_of_one_lane(code) => {
                 let failed = one_by_one(native, shared, course, &commit);
+                if course.is_given_up() {
+                    return;
+                }
                 settle(shared, &commit, &failed);
                 give_up(shared, &mut refused, &failed, code);
                 wait(shared, &mut pause, course);

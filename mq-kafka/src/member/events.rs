@@ -1,7 +1,8 @@
 //! The thread that polls for rebalances and errors, and brings the member up and down.
 
-use std::sync::Arc;
+use std::convert::Infallible;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -58,11 +59,9 @@ pub(super) fn start(shared: &Arc<Shared>) -> Result<oneshot::Receiver<Result<()>
             see_off(&life.native, &shared.sources[0].topic, JOIN);
         }
         shared.waits_for("the native client's end");
-        if outcome.is_ok() && life.commits_end(&shared) {
-            // The last handle leaves the group and calls the context back while it does.
-            drop(life.end(&shared));
-        } else {
-            life.give_up(&shared);
+        match outcome {
+            Ok(()) => life.end(&shared),
+            Err(_) => life.give_up(&shared),
         }
         // Whoever closed may have stopped waiting.
         drop(ended.send(outcome));
@@ -75,6 +74,8 @@ struct Life {
     native: Arc<Native>,
     poll: JoinHandle<()>,
     commit: JoinHandle<()>,
+    /// Loses its other side when the thread that commits has ended.
+    over: mpsc::Receiver<Infallible>,
     course: Arc<Course>,
 }
 
@@ -89,34 +90,33 @@ impl Life {
         let topics: Vec<&str> = shared.sources.iter().map(|source| &*source.topic).collect();
         native.subscribe(&topics).map_err(|error| from_native(&error))?;
         let course = Arc::<Course>::default();
+        let (running, over) = mpsc::channel();
         let commit = {
             let (shared, native, course) = (shared.clone(), native.clone(), course.clone());
-            spawn("commit", move || commit::run(&shared, &native, &course))?
+            spawn("commit", move || {
+                commit::run(&shared, &native, &course);
+                drop(running);
+            })?
         };
         let poll = {
             let shared = shared.clone();
             spawn("poll", move || poll::run(&shared, &commands))?
         };
-        Ok(Self { native, poll, commit, course })
+        Ok(Self { native, poll, commit, over, course })
     }
 
-    /// Ends the thread that commits; returns whether it has ended in time.
-    fn commits_end(&self, shared: &Shared) -> bool {
+    /// Ends the threads and leaves the group; gives up if the last commit is not answered in time.
+    fn end(self, shared: &Shared) {
         self.course.end(shared);
-        let deadline = Instant::now() + END;
-        while !self.commit.is_finished() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
+        // Nothing is ever sent: the thread has ended when its side is gone.
+        if self.over.recv_timeout(END) != Err(mpsc::RecvTimeoutError::Disconnected) {
+            return self.give_up(shared);
         }
-        self.commit.is_finished()
-    }
-
-    /// Ends the threads; returns the native consumer.
-    fn end(self, shared: &Shared) -> Arc<Native> {
         self.native.context().tell(Command::Stop);
-        self.course.end(shared);
         join(self.poll, &shared.group);
         join(self.commit, &shared.group);
-        self.native
+        // The last handle leaves the group and calls the context back while it does.
+        drop(self.native);
     }
 
     /// Leaves what is not over to a thread of its own: a native client that has no broker left never answers the
@@ -153,7 +153,7 @@ fn join(thread: JoinHandle<()>, group: &str) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Closed,
-    /// The native consumer has no broker left to ask.
+    /// The native consumer has no broker left to ask, or owes an answer for too long.
     Stranded,
     /// A topic was deleted.
     Gone,
