@@ -82,8 +82,9 @@ impl Operator<'_> {
         let (from, to) =
             (resource("exchange", topic.as_str()), resource("queue", &format!("{topic}..{group}")));
         let binding = format!(r##"{{binding, {from}, <<"#">>, {to}, []}}"##);
-        self.rabbitmq(format!(r#"eval 'ok = rabbit_binding:remove({binding}, <<"operator">>).'"#)).await?;
-        self.rabbitmq("close_all_connections removed".into()).await
+        let remove = format!(r#"ok = rabbit_binding:remove({binding}, <<"operator">>)"#);
+        let end = r#"rabbit_networking:close_connections(rabbit_networking:connections(), "removed")"#;
+        self.rabbitmq(format!("eval '{remove}, {end}.'")).await
     }
 
     /// Deletes all there is.
