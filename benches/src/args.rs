@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -8,7 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::spec::{Backend, Mode};
 
-/// Compares mq with the native clients, in one run and interleaved.
+/// Compares mq with the native clients, or with an older mq, in one run and interleaved.
 #[derive(Debug, Parser)]
 #[command(name = "mq-benches")]
 pub(crate) struct Args {
@@ -40,6 +41,9 @@ pub(crate) struct Args {
     /// does: faster, and a message that kills its process is never counted.
     #[arg(long)]
     pub(crate) uncounted: bool,
+    /// Compares with the `mq` of an older build of this program in place of the native clients.
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) before: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 }

@@ -81,7 +81,7 @@ impl Cell {
             while mq.len() < effort.rounds {
                 mq.push(runs.run(Side::Mq).await?);
                 raw.push(runs.run(Side::Raw).await?);
-                progress(self, prefix, &raw, &mq, effort.rounds);
+                runs.tell(prefix, &raw, &mq, effort.rounds);
                 let pace = start.elapsed() / u32::try_from(mq.len())?;
                 if mq.len() >= 2 && share.is_some_and(|share| start.elapsed() + pace > share) {
                     break;
@@ -100,24 +100,28 @@ impl Cell {
     }
 }
 
-fn progress(cell: &Cell, prefix: &str, raw: &[Report], mq: &[Report], rounds: usize) {
-    let figures = |reports: &[Report]| reports.iter().map(|report| cell.figure(report)).collect::<Vec<_>>();
-    let cpu = (raw.last().map_or(0.0, |report| report.cpu), mq.last().map_or(0.0, |report| report.cpu));
-    let (raw, mq) = (figures(raw), figures(mq));
-    let ratio = paired(&raw, &mq, cell.mode.is_time()).pop().unwrap_or_default();
-    let unit = if cell.mode.is_time() { "µs" } else { "/s" };
-    let last = |figures: &[f64]| figures.last().copied().unwrap_or_default();
-    eprintln!(
-        "{prefix}: round {}/{rounds}: raw {:.0} {unit}, mq {:.0} {unit}, ratio {ratio:.2}; CPU {:.2} and {:.2} µs",
-        mq.len(),
-        last(&raw),
-        last(&mq),
-        cpu.0,
-        cpu.1,
-    );
-}
-
 impl Runs<'_> {
+    /// Says how the last round went.
+    fn tell(&self, prefix: &str, raw: &[Report], mq: &[Report], rounds: usize) {
+        let times = self.cell.mode.is_time();
+        let figures =
+            |reports: &[Report]| reports.iter().map(|report| self.cell.figure(report)).collect::<Vec<_>>();
+        let cpu = (raw.last().map_or(0.0, |report| report.cpu), mq.last().map_or(0.0, |report| report.cpu));
+        let (raw, mq) = (figures(raw), figures(mq));
+        let ratio = paired(&raw, &mq, times).pop().unwrap_or_default();
+        let unit = if times { "µs" } else { "/s" };
+        let last = |figures: &[f64]| figures.last().copied().unwrap_or_default();
+        eprintln!(
+            "{prefix}: round {}/{rounds}: {} {:.0} {unit}, mq {:.0} {unit}, ratio {ratio:.2}; CPU {:.2} and {:.2} µs",
+            mq.len(),
+            self.stage.other(),
+            last(&raw),
+            last(&mq),
+            cpu.0,
+            cpu.1,
+        );
+    }
+
     /// Finds out how many messages fill the time.
     async fn calibrate(&mut self) -> Result<()> {
         if self.cell.mode.is_time() {

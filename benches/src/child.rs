@@ -35,13 +35,15 @@ pub(crate) async fn start(spec: Spec) -> Result<Report> {
 }
 
 fn wait(spec: &Spec) -> Result<Report> {
-    let mut child = Command::new(std::env::current_exe()?)
+    let program = spec.program.clone().map_or_else(std::env::current_exe, Ok)?;
+    let shown = program.display();
+    let mut child = Command::new(&program)
         .arg("child")
         .arg(serde_json::to_string(spec)?)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .context("starting a child")?;
+        .with_context(|| format!("starting {shown}"))?;
     let start = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait()? {
@@ -50,11 +52,11 @@ fn wait(spec: &Spec) -> Result<Report> {
         if start.elapsed() > LIMIT {
             child.kill()?;
             child.wait()?;
-            bail!("the {:?} side did not end within {LIMIT:?}", spec.side);
+            bail!("the {:?} side of {shown} did not end within {LIMIT:?}", spec.side);
         }
         std::thread::sleep(Duration::from_millis(5));
     };
-    ensure!(status.success(), "the {:?} side ended with {status}", spec.side);
+    ensure!(status.success(), "the {:?} side of {shown} ended with {status}", spec.side);
     let mut output = String::new();
     child.stdout.take().context("no output")?.read_to_string(&mut output)?;
     serde_json::from_str(output.trim()).with_context(|| format!("reading {output:?}"))

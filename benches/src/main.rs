@@ -1,4 +1,4 @@
-//! `mq` beside the native clients, in one run.
+//! `mq` beside the native clients, or beside an older `mq`, in one run.
 //!
 //! `cargo xtask bench` brings the brokers up and runs this. A round is raw, mq, raw, mq … raw; each
 //! run is a process of its own on a fresh topic, and the ratio of an mq run is taken against the
@@ -51,7 +51,7 @@ async fn bench(args: &Args) -> Result<ExitCode> {
         let share = effort.share(start.elapsed(), cells.len() - done);
         let prefix = format!("[{}/{}] {cell}", done + 1, cells.len());
         let measured = async {
-            let stage = Stage::open(cell.backend, url, args.uncounted).await.context("connecting")?;
+            let stage = Stage::open(cell.backend, url, args).await.context("connecting")?;
             cell.measure(&stage, &effort, share, &prefix).await
         };
         match measured.await {
@@ -65,8 +65,9 @@ async fn bench(args: &Args) -> Result<ExitCode> {
             }
         }
     }
-    println!("{}", result::table(&rows, &effort));
-    let path = result::write(&rows)?;
+    let before = args.before.as_deref();
+    println!("{}", result::table(&rows, &effort, before));
+    let path = result::write(&rows, before)?;
     eprintln!("{:.0} s; written to {}", start.elapsed().as_secs_f64(), path.display());
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

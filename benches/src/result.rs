@@ -1,7 +1,7 @@
 //! What a measurement found, as a table and as JSON.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -71,13 +71,19 @@ fn rounded(value: f64, parts: f64) -> f64 {
     (value * parts).round() / parts
 }
 
+const WORKER: &str =
+    " Of `worker` both sides are mq: a bare loop of receive and ack, and a worker with an empty handler.";
+
 /// Writes the rows as a Markdown table.
-pub(crate) fn table(rows: &[Row], effort: &Effort) -> String {
+pub(crate) fn table(rows: &[Row], effort: &Effort, before: Option<&Path>) -> String {
+    let (sides, other, worker) = match before {
+        Some(_) => ("mq beside an older mq", "before", ""),
+        None => ("mq beside the native clients", "raw", WORKER),
+    };
     let mut table = format!(
-        "\nmq beside the native clients: {effort}. `publish`, `consume` and `worker` in messages a second, \
-         `latency` and `delivery` as p50 (p99) in µs; ratio above 1: mq is better. Of `worker` both sides are mq: a bare \
-         loop of receive and ack, and a worker with an empty handler.\n\n\
-         | backend | mode | bytes | raw | mq | ratio | 95 % | rounds | allocations raw | mq | CPU µs raw | mq |\n\
+        "\n{sides}: {effort}. `publish`, `consume` and `worker` in messages a second, \
+         `latency` and `delivery` as p50 (p99) in µs; ratio above 1: mq is better.{worker}\n\n\
+         | backend | mode | bytes | {other} | mq | ratio | 95 % | rounds | allocations {other} | mq | CPU µs {other} | mq |\n\
          |---|---|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|\n"
     );
     for row in rows {
@@ -107,11 +113,12 @@ pub(crate) fn table(rows: &[Row], effort: &Effort) -> String {
     table
 }
 
-/// Writes `target/bench.json`.
-pub(crate) fn write(rows: &[Row]) -> Result<PathBuf> {
+/// Writes `target/bench.json`, or `target/bench-before.json` of a comparison with an older version.
+pub(crate) fn write(rows: &[Row], before: Option<&Path>) -> Result<PathBuf> {
+    let name = if before.is_some() { "bench-before.json" } else { "bench.json" };
     let target = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target"));
     std::fs::create_dir_all(&target)?;
-    let path = target.canonicalize()?.join("bench.json");
+    let path = target.canonicalize()?.join(name);
     std::fs::write(&path, serde_json::to_string_pretty(rows)? + "\n")
         .with_context(|| format!("writing {}", path.display()))?;
     Ok(path)

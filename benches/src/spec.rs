@@ -1,5 +1,6 @@
 //! What is measured, and what a child is told.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -100,6 +101,9 @@ pub(crate) struct Spec {
     pub(crate) group: String,
     /// Whether Kafka's raw side of [`Mode::Delivery`] may hand out what it has not written down.
     pub(crate) uncounted: bool,
+    /// The program that does the work, if it is another version of this one.
+    #[serde(skip)]
+    pub(crate) program: Option<PathBuf>,
 }
 
 /// How many sends a second there are in [`Mode::Delivery`].

@@ -1,11 +1,13 @@
 //! Topics for the runs: made before, filled where a run consumes, removed after.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use mq::{Client, GroupName, GroupSettings, Start, TopicName, TopicSpec};
 
+use crate::args::Args;
 use crate::child;
 use crate::spec::{Backend, Mode, Side, Spec};
 
@@ -24,6 +26,7 @@ pub(crate) struct Stage {
     url: String,
     client: Client,
     uncounted: bool,
+    before: Option<PathBuf>,
 }
 
 /// A topic with messages that every run may read from the start, as a group of its own.
@@ -35,16 +38,40 @@ pub(crate) struct Filled {
 
 impl Stage {
     /// Connects.
-    pub(crate) async fn open(backend: Backend, url: &str, uncounted: bool) -> Result<Self> {
-        Ok(Self { backend, url: url.to_owned(), client: mq::connect(url).await?, uncounted })
+    pub(crate) async fn open(backend: Backend, url: &str, args: &Args) -> Result<Self> {
+        let (uncounted, before) = (args.uncounted, args.before.clone());
+        Ok(Self { backend, url: url.to_owned(), client: mq::connect(url).await?, uncounted, before })
     }
 
-    /// Returns a run without a topic.
+    /// Returns what `mq` is compared with, as one word.
+    pub(crate) fn other(&self) -> &'static str {
+        if self.before.is_some() { "before" } else { "raw" }
+    }
+
+    /// Returns a run without a topic; where an older version takes the native client's place, the
+    /// raw side is that of its `mq`.
     pub(crate) fn spec(&self, side: Side, mode: Mode, bytes: usize, within: Duration) -> Spec {
         let (url, backend) = (self.url.clone(), self.backend);
         let (topic, group) = (String::new(), name("group"));
         let uncounted = self.uncounted;
-        Spec { side, backend, mode, bytes, warm_up: 0, count: 0, within, url, topic, group, uncounted }
+        let (side, program) = match &self.before {
+            Some(before) if side == Side::Raw => (Side::Mq, Some(before.clone())),
+            _ => (side, None),
+        };
+        Spec {
+            side,
+            backend,
+            mode,
+            bytes,
+            warm_up: 0,
+            count: 0,
+            within,
+            url,
+            topic,
+            group,
+            uncounted,
+            program,
+        }
     }
 
     /// Does a run on a fresh topic.
@@ -121,7 +148,8 @@ impl Stage {
 
     /// Puts messages in, with the native client: what `mq` reads is written by another.
     async fn fill(&self, spec: &Spec, count: usize) -> Result<()> {
-        let fill = Spec { side: Side::Raw, mode: Mode::Publish, warm_up: 0, count, ..spec.clone() };
+        let (side, mode) = (Side::Raw, Mode::Publish);
+        let fill = Spec { side, mode, warm_up: 0, count, program: None, ..spec.clone() };
         child::start(fill).await.context("filling the topic").map(|_| ())
     }
 

@@ -1,5 +1,6 @@
 //! `cargo xtask`: set-up and checks, the same for a person and for CI.
 
+mod bench;
 mod brokers;
 mod build_tools;
 mod engine;
@@ -50,8 +51,8 @@ enum Task {
     Mutants(mutants::Options),
     /// Prometheus beside the order-processing example: curves and alerts to look at
     Observe(observe::Options),
-    /// The benchmarks against the fixed brokers; arguments go to them
-    Bench(PassedOn),
+    /// The benchmarks against the fixed brokers; other arguments go to them
+    Bench(bench::Options),
     /// Remove containers that dead tests left
     Sweep {
         /// Also those of tests that run now
@@ -100,7 +101,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Conformance(passed) => conformance(passed.args),
         Task::Mutants(options) => mutants::mutants(&options),
         Task::Observe(options) => observe::observe(&options).map(|()| ExitCode::SUCCESS),
-        Task::Bench(passed) => bench(passed.args),
+        Task::Bench(options) => bench::bench(&options),
         Task::Sweep { all } => {
             let what = if all { Sweep::All } else { Sweep::Dead };
             let removed = sweep(what).context("sweeping containers")?;
@@ -123,15 +124,4 @@ fn conformance(args: Vec<String>) -> Result<ExitCode> {
     build.args(["--bin", "conformance"]);
     process::check(&mut build)?;
     process::status(process::built("debug/conformance")?.args(args))
-}
-
-fn bench(args: Vec<String>) -> Result<ExitCode> {
-    setup()?;
-    brokers::up()?;
-    let _run = run::Run::begin()?;
-    let mut bench = process::cargo(["run", "--release", "-p", "mq-benches", "--"]);
-    for fixed in &brokers::FIXED {
-        bench.args([format!("--{}", fixed.kind.name()), fixed.url()]);
-    }
-    process::status(bench.args(args))
 }
