@@ -150,19 +150,21 @@ impl Stage {
     async fn fill(&self, spec: &Spec, count: usize) -> Result<()> {
         let (side, mode) = (Side::Raw, Mode::Publish);
         let fill = Spec { side, mode, warm_up: 0, count, program: None, ..spec.clone() };
-        child::start(fill).await.context("filling the topic").map(|_| ())
+        child::start(fill).await.context("filling the topic")?;
+        // Else Redis rewrites what was put in while it is read.
+        self.quiet_redis().await
     }
 
     async fn remove(&self, topic: &str) -> Result<()> {
         self.client.admin().delete_topic(&TopicName::new(topic)?).await?;
-        if self.backend == Backend::Redis {
-            self.quiet_redis().await?;
-        }
-        Ok(())
+        self.quiet_redis().await
     }
 
     /// Has Redis rewrite its file while nothing is measured.
     async fn quiet_redis(&self) -> Result<()> {
+        if self.backend != Backend::Redis {
+            return Ok(());
+        }
         // By default an answer is waited for half a second, less than a fork of a full Redis takes.
         let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(LIMIT));
         let client = redis::Client::open(self.url.as_str())?;
