@@ -113,7 +113,8 @@ pub(crate) fn table(rows: &[Row], effort: &Effort, before: Option<&Path>) -> Str
     table
 }
 
-/// Writes `target/bench.json`, or `target/bench-before.json` of a comparison with an older version.
+/// Writes `target/bench.json`, or `target/bench-before.json` of a comparison with an older version,
+/// which is `raw` there.
 pub(crate) fn write(rows: &[Row], before: Option<&Path>) -> Result<PathBuf> {
     let name = if before.is_some() { "bench-before.json" } else { "bench.json" };
     let target = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target"));

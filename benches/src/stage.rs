@@ -177,7 +177,7 @@ impl Stage {
             let rewriting = info.get::<u8>("aof_rewrite_in_progress") == Some(1);
             let large = info.get::<u64>("aof_current_size").is_some_and(|size| size > AOF);
             if !rewriting && (!large || asked) {
-                break;
+                return Ok(());
             }
             if !rewriting {
                 let _: redis::Value = redis::cmd("BGREWRITEAOF").query_async(&mut connection).await?;
@@ -185,6 +185,9 @@ impl Stage {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        eprintln!(
+            "warning: Redis still rewrites its file after {LIMIT:?}; the next run may be the slower for it"
+        );
         Ok(())
     }
 }
